@@ -1,0 +1,85 @@
+// run and Runner: a loop from its making to its orderly end.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <type_traits>
+#include <utility>
+
+#include <ouro/io/event_loop.hpp>
+#include <ouro/runtime/coroutine.hpp>
+#include <ouro/runtime/exceptions.hpp>
+#include <ouro/runtime/tasks.hpp>
+
+namespace ouro {
+
+struct RunOptions {
+  std::optional<bool> debug = std::nullopt;                     // default: as the environment says (OURO_DEBUG)
+  std::unique_ptr<EventLoop> (*loop_factory)() = nullptr;       // default: the policy's new_event_loop()
+  std::optional<std::chrono::nanoseconds> spin = std::nullopt;  // how long the loop looks for work before it sleeps
+};
+
+// Several runs on one loop, and its end.
+//
+// The loop is made by the first use. On the main thread SIGINT, unless the program handles it, cancels the main task; a
+// second one raises KeyboardInterrupt out of run() at the loop's next look.
+class OURO_EXPORT Runner {
+ public:
+  explicit Runner(RunOptions options = {}) noexcept : options_(options) {}
+  // As close(); what that throws is reported to the exception handler.
+  ~Runner();
+  Runner(const Runner&) = delete;
+  Runner& operator=(const Runner&) = delete;
+
+  // Runs a coroutine, or what else can be awaited or called for one, in a task, and gives its result.
+  // Throws: what it threw; RuntimeError when the runner is closed or a loop runs on this thread; KeyboardInterrupt if
+  // SIGINT ended it.
+  template <class A>
+    requires(Awaitable<std::remove_cvref_t<A>> || CoroutineCallable<std::decay_t<A>&>)
+  auto run(A&& awaitable, std::source_location where = std::source_location::current()) {
+    auto coroutine = detail::to_coroutine(std::forward<A>(awaitable));
+    check_usable();
+    EventLoop& loop = get_loop();
+    auto task = detail::schedule(loop.state(), std::move(coroutine), TaskOptions(), where);
+    using T = typename decltype(task)::value_type;
+    run_main(task.handle().state());
+    return detail::take_value<T>(task.handle().state());
+  }
+
+  // The loop; made if need be.
+  // Throws: RuntimeError when the runner is closed.
+  EventLoop& get_loop();
+
+  // Cancels and awaits the tasks that are left, closes the asynchronous generators, waits for the default executor
+  // (300 s at most), closes the loop. Closing twice is harmless.
+  void close();
+
+ private:
+  void check_usable() const;
+  void run_main(detail::FutureState& task);
+  void cancel_all_tasks();
+
+  RunOptions options_;
+  std::unique_ptr<EventLoop> loop_;
+  bool closed_ = false;
+};
+
+// Runs `main` on a new loop, and closes that: the usual way into a program.
+// Throws: what main threw; RuntimeError inside a running loop.
+template <class A>
+  requires(Awaitable<std::remove_cvref_t<A>> || CoroutineCallable<std::decay_t<A>&>)
+auto run(A&& main, RunOptions options = {}, std::source_location where = std::source_location::current()) {
+  auto coroutine = detail::to_coroutine(std::forward<A>(main));
+  Runner runner(options);
+  if constexpr (std::is_void_v<typename decltype(coroutine)::value_type>) {
+    runner.run(std::move(coroutine), where);
+    runner.close();
+  } else {
+    auto result = runner.run(std::move(coroutine), where);
+    runner.close();
+    return result;
+  }
+}
+
+}  // namespace ouro

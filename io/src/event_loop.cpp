@@ -1,0 +1,35 @@
+#include <ouro/io/event_loop.hpp>
+
+#include <utility>
+
+#include <ouro/io/policies.hpp>
+
+#include "proactor.hpp"
+
+namespace ouro {
+
+EventLoop::EventLoop() : EventLoop(std::make_unique<detail::Proactor>()) {}
+
+EventLoop::EventLoop(std::unique_ptr<Parker> parker, const Clock& clock) : BaseEventLoop(std::move(parker), clock) {
+  state().event_loop = this;
+}
+
+EventLoop::~EventLoop() {
+  if (!is_running()) close();
+  detail::forget_event_loop(*this);
+}
+
+void EventLoop::set_exception_handler(ExceptionHandler handler) {
+  handler_ = std::move(handler);
+  if (!handler_) {
+    BaseEventLoop::set_exception_handler(nullptr);
+    return;
+  }
+  BaseEventLoop::set_exception_handler([](BaseEventLoop& base, const ExceptionContext& context) {
+    auto& loop = static_cast<EventLoop&>(base);
+    ExceptionHandler current = loop.handler_;  // a copy: the handler may replace itself
+    current(loop, context);
+  });
+}
+
+}  // namespace ouro

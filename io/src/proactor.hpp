@@ -1,0 +1,109 @@
+// What an EventLoop sleeps on: a Parker over an io_uring, and the operations that it carries out.
+//
+// The protocol is in proactor.cpp. In short: everything here belongs to the thread that runs the loop, unpark() to any.
+// The object is cheap to make and has no ring until a thread first polls it.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+
+#include <ouro/runtime/parker.hpp>
+
+#include "fd.hpp"
+#include "operation.hpp"
+#include "ring.hpp"
+
+namespace ouro::detail {
+
+class Proactor final : public Parker {
+ public:
+  // The offset for read() that means: where the descriptor stands; the only one for pipes and sockets.
+  static constexpr std::uint64_t current_position = ~std::uint64_t{0};
+
+  // `entries`: SQEs in the ring to come; 0: what OURO_RING_ENTRIES says, or Ring::default_entries.
+  // Throws: OSError if there is no descriptor left.
+  explicit Proactor(unsigned entries = 0);
+
+  // Cancels what is in flight and awaits it. On another thread than the last to poll, a ring that only its own thread
+  // may use is closed instead, and each operation completes with -ECANCELED; a read from a file may then still be under
+  // way, so end the operations before.
+  ~Proactor() override;
+
+  bool poll() override;
+  void park(TimePoint deadline) override;
+  void unpark() noexcept override;
+  bool idle() const noexcept override { return in_flight_ == 0; }
+
+  // Each starts `operation`, which must be idle or done and stays in place until its last CQE. Nothing reaches the
+  // kernel before the next poll() or park(), unless the queue is full. complete() is called from those two only.
+  // Throws: OSError when the kernel refuses, std::bad_alloc, RuntimeError on a thread that does not run the loop; the
+  // operation is then as before.
+
+  // Ends at once, with 0.
+  void nop(Operation& operation);
+  // Ends when `fd` has one of the events of poll(2) in `mask`; the result is the events.
+  void poll_add(Operation& operation, int fd, unsigned mask);
+  // read(2), or pread(2) at `offset`. Lifetime: `buffer` until the last CQE.
+  void read(Operation& operation, int fd, std::span<std::byte> buffer, std::uint64_t offset);
+
+  // Asks the kernel to end `operation` early. It ends with its last CQE as ever, which may bring a success that was
+  // faster. Asking again, or asking for one that is not in flight, does nothing.
+  void cancel(Operation& operation) noexcept;
+
+  // How many operations the kernel has not ended yet.
+  std::size_t in_flight() const noexcept { return in_flight_; }
+
+  // What the ring makes use of; all zero before the first poll().
+  RingFeatures features() const noexcept { return ring_ ? ring_->features() : RingFeatures{}; }
+
+  // The same for a log.
+  std::string describe() const { return ring_ ? ring_->describe() : "io_uring: not made yet"; }
+
+ private:
+  bool attached() const noexcept;
+  void attach();
+  void make_ring();
+  void leave_ring(Ring::Closer closer) noexcept;
+  void renew_after_fork();
+
+  void start(Operation& operation);
+  void started(Operation& operation) noexcept;
+  bool turn(Duration timeout);
+  void prepare() noexcept;
+  bool dispatch() noexcept;
+  bool finish(const RingCompletion& completion) noexcept;
+  void take_wake() noexcept;
+  void kick() noexcept;
+  void back_off() noexcept;
+  void drain() noexcept;
+  void abandon() noexcept;
+
+  // The loop's thread.
+  std::optional<Ring> ring_;
+  OperationList operations_;  // in flight, but for
+  OperationList backlog_;     // those whose cancel still waits for an SQE
+  std::size_t in_flight_ = 0;
+  std::uint64_t owner_ = 0;  // the thread of ring_
+  unsigned fork_count_ = 0;  // how many forks lay between the first process and the one of ring_
+  unsigned entries_;
+  unsigned quiet_polls_ = 0;
+  bool wake_armed_ = false;  // a poll request for wake_fd_ is in the ring
+  int wake_error_ = 0;       // errno of that request, until a turn reports it
+  bool closing_ = false;
+
+  // Any thread. Apart from the loop's own words, so that a busy loop does not wait for their cache line.
+  Fd wake_fd_;  // an eventfd; the number stays the same from construction to destruction
+
+  // 0: no wake-up is on its way. 1: somebody has undertaken to send one. Set by unpark(), cleared by take_wake(), whose
+  // exchanges pair with each other.
+  alignas(64) std::atomic<std::uint32_t> wake_{0};
+
+  // How many calls of unpark() are under way. The destructor waits until there are none.
+  std::atomic<std::uint32_t> callers_{0};
+};
+
+}  // namespace ouro::detail

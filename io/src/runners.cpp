@@ -1,0 +1,162 @@
+// The end of a run, and SIGINT.
+//
+// SIGINT. The handler counts, and has the loop look (raise_interrupt is async-signal-safe); everything else happens on
+// the loop's thread: the first signal cancels the main task, the second throws KeyboardInterrupt out of run_forever.
+// Only one runner handles it at a time, on the main thread, and only if nobody else does.
+#include <ouro/io/runners.hpp>
+
+#include <csignal>
+
+#include <atomic>
+#include <string>
+#include <vector>
+
+#include <ouro/io/policies.hpp>
+#include <ouro/runtime/events.hpp>
+#include <ouro/runtime/futures.hpp>
+#include <ouro/runtime/generators.hpp>
+#include <ouro/runtime/shutdown.hpp>
+
+namespace ouro {
+namespace {
+
+// Written by the main thread, read by the handler that interrupts it or runs on another thread: the loop to wake, and
+// how often SIGINT came. Sequentially consistent, for they are rare.
+std::atomic<BaseEventLoop*> interrupted_loop{nullptr};
+std::atomic<int> interrupts{0};
+std::atomic<int> handlers_at_work{0};
+
+void on_sigint(int) {
+  handlers_at_work.fetch_add(1);
+  if (BaseEventLoop* loop = interrupted_loop.load()) {
+    interrupts.fetch_add(1);
+    loop->raise_interrupt();
+  }
+  handlers_at_work.fetch_sub(1);
+}
+
+// Handles SIGINT for the time of one run.
+class Interruptible {
+ public:
+  Interruptible(BaseEventLoop& loop, detail::FutureState& task) : loop_(loop) {
+    struct sigaction current{};
+    if (!detail::is_main_thread() || interrupted_loop.load() || ::sigaction(SIGINT, nullptr, &current) != 0 ||
+        (current.sa_flags & SA_SIGINFO) != 0 || current.sa_handler != SIG_DFL) {
+      return;
+    }
+    interrupts.store(0);
+    interrupted_loop.store(&loop);
+    loop.set_interrupt_handler([this, &task] {
+      const int came = interrupts.load();
+      if (came > 0 && !cancelled_ && !task.done()) {
+        cancelled_ = true;
+        detail::cancel(task, std::string());
+      }
+      if (came > 1) throw KeyboardInterrupt();
+    });
+    struct sigaction ours{};
+    ours.sa_handler = &on_sigint;
+    ::sigemptyset(&ours.sa_mask);
+    installed_ = ::sigaction(SIGINT, &ours, &before_) == 0;
+  }
+
+  ~Interruptible() {
+    if (interrupted_loop.load() != &loop_) return;
+    if (installed_) ::sigaction(SIGINT, &before_, nullptr);
+    interrupted_loop.store(nullptr);
+    while (handlers_at_work.load() != 0) {
+    }
+    loop_.set_interrupt_handler(nullptr);
+  }
+
+  bool cancelled() const noexcept { return cancelled_; }
+
+ private:
+  BaseEventLoop& loop_;
+  bool installed_ = false;
+  bool cancelled_ = false;
+  struct sigaction before_{};
+};
+
+Coroutine<> await_all(std::vector<AnyTask> tasks) {
+  for (const AnyTask& task : tasks) co_await detail::CompletionAwaiter(task.handle());
+}
+
+}  // namespace
+
+Runner::~Runner() {
+  try {
+    close();
+  } catch (...) {
+    if (loop_) {
+      ExceptionContext context;
+      context.message = "unhandled exception while a Runner was closed";
+      context.exception = std::current_exception();
+      loop_->call_exception_handler(context);
+    }
+  }
+}
+
+void Runner::check_usable() const {
+  if (closed_) throw RuntimeError("Runner is closed");
+  if (detail::running_state()) throw RuntimeError("run() cannot be called from a running event loop");
+}
+
+EventLoop& Runner::get_loop() {
+  if (closed_) throw RuntimeError("Runner is closed");
+  if (!loop_) {
+    loop_ = options_.loop_factory ? options_.loop_factory() : new_event_loop();
+    if (!loop_) throw RuntimeError("the loop factory gave no loop");
+    if (!options_.loop_factory) set_event_loop(loop_.get());
+    if (options_.debug) loop_->set_debug(*options_.debug);
+    if (options_.spin) loop_->set_spin(*options_.spin);
+  }
+  return *loop_;
+}
+
+void Runner::run_main(detail::FutureState& task) {
+  Interruptible interruptible(*loop_, task);
+  loop_->run_until_done(task);
+  if (interruptible.cancelled() && task.cancelled()) {
+    if (task.cancel_requests > 0) --task.cancel_requests;
+    if (task.cancel_requests == 0) throw KeyboardInterrupt();
+  }
+}
+
+void Runner::cancel_all_tasks() {
+  std::vector<AnyTask> tasks = all_tasks(*loop_);
+  if (tasks.empty()) return;
+  for (AnyTask& task : tasks) task.cancel();
+  loop_->run_until_complete(await_all(tasks));
+  for (const AnyTask& task : tasks) {
+    if (task.cancelled()) continue;
+    if (std::exception_ptr exception = task.exception()) {
+      ExceptionContext context;
+      context.message = "unhandled exception during run() shutdown";
+      context.exception = std::move(exception);
+      context.task = task.get_name();
+      context.created = task.created();
+      loop_->call_exception_handler(context);
+    }
+  }
+}
+
+void Runner::close() {
+  if (closed_) return;
+  if (loop_ && loop_->is_running()) throw RuntimeError("Cannot close a Runner whose loop is running");
+  closed_ = true;
+  if (!loop_) return;
+  struct Close {
+    Runner& runner;
+    ~Close() {
+      if (!runner.options_.loop_factory) set_event_loop(nullptr);
+      runner.loop_->close();
+    }
+  } last{*this};
+  if (loop_->is_closed()) return;
+  cancel_all_tasks();
+  loop_->run_until_complete(shutdown_asyncgens(*loop_));
+  loop_->run_until_complete(shutdown_default_executor(*loop_, std::chrono::seconds(300)));
+}
+
+}  // namespace ouro

@@ -1,0 +1,285 @@
+// The loop without the network: callbacks, timers, tasks, the executor. io's EventLoop derives from it.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <source_location>
+#include <type_traits>
+#include <utility>
+
+#include <ouro/runtime/clock.hpp>
+#include <ouro/runtime/config.hpp>
+#include <ouro/runtime/coroutine.hpp>
+#include <ouro/runtime/events.hpp>
+#include <ouro/runtime/executors.hpp>
+#include <ouro/runtime/futures.hpp>
+#include <ouro/runtime/parker.hpp>
+#include <ouro/runtime/tasks.hpp>
+
+namespace ouro {
+
+// What a loop has done so far.
+struct LoopCounters {
+  std::uint64_t turns = 0;  // of which a batch was run
+  std::uint64_t looks = 0;  // at the parker, the timers and the inbox
+  std::uint64_t parks = 0;  // times it went to sleep
+  std::uint64_t spins = 0;  // waits that a spin ended
+  std::uint64_t posts = 0;  // chains taken from the inbox
+};
+
+// Runs callbacks and tasks on one thread, and sleeps on its Parker when there are none.
+//
+// Threads: the one that runs it, or before it runs the one that made it, except for members that say otherwise.
+class OURO_EXPORT BaseEventLoop {
+ public:
+  using ExceptionHandler = std::function<void(BaseEventLoop&, const ExceptionContext&)>;
+
+  explicit BaseEventLoop(std::unique_ptr<Parker> parker, const Clock& clock = Clock::steady());
+  // Closes it.
+  virtual ~BaseEventLoop();
+  BaseEventLoop(const BaseEventLoop&) = delete;
+
+  // ---- Running ----
+
+  // Runs until stop(). Called after stop(), makes one turn that does not sleep.
+  // Throws: RuntimeError if it is closed or running, or another loop runs on this thread; KeyboardInterrupt from a
+  // callback or task, after which it can run again.
+  void run_forever();
+
+  // Runs until the awaitable is done, and gives its result or throws its exception. A future or task given as an lvalue
+  // keeps its result; a coroutine, a gather or a callable becomes a task.
+  // Throws: as run_forever; ValueError for a future of another loop; RuntimeError if the loop is stopped before.
+  template <class A>
+    requires Awaitable<std::remove_cvref_t<A>>
+  auto run_until_complete(A&& awaitable, std::source_location where = std::source_location::current()) {
+    check_runnable();
+    if constexpr (isfuture<A>) {
+      using T = typename detail::FutureValue<std::remove_cvref_t<A>>::type;
+      std::remove_cvref_t<A> future = std::forward<A>(awaitable);
+      run_until_done(future.handle().state());
+      if constexpr (std::is_lvalue_reference_v<A>) {
+        return copy_result<T>(future);
+      } else {
+        return detail::take_value<T>(future.handle().state());
+      }
+    } else {
+      auto task = detail::schedule(*state_, detail::to_coroutine(std::forward<A>(awaitable)), TaskOptions(), where);
+      using T = typename decltype(task)::value_type;
+      run_until_done(task.handle().state());
+      return detail::take_value<T>(task.handle().state());
+    }
+  }
+  template <class F>
+    requires CoroutineCallable<std::decay_t<F>&>
+  auto run_until_complete(F&& f) {
+    check_runnable();
+    return run_until_complete(detail::to_coroutine(std::forward<F>(f)));
+  }
+
+  // Ends run_forever after the callbacks that are ready now.
+  void stop() noexcept;
+  bool is_running() const noexcept { return running_; }
+  bool is_closed() const noexcept { return state_->closed; }
+
+  // Drops the callbacks, destroys the tasks that are not done (destructors only, innermost frame first, their futures
+  // cancelled, one report for all of them), shuts the executor down without waiting. Closing twice is harmless.
+  // Throws: RuntimeError while it runs.
+  void close();
+
+  // ---- Callbacks ----
+
+  // Runs `callback` in the next turn, after those that were given before.
+  // Throws: RuntimeError if the loop is closed, and in debug mode on another thread.
+  template <class F>
+    requires std::invocable<std::decay_t<F>&>
+  Handle call_soon(F&& callback, std::source_location where = std::source_location::current()) {
+    check_open();
+    if (state_->debug) detail::check_thread(*state_, "call_soon");
+    auto* node = detail::TypedCallbackNode<std::decay_t<F>>::make(*state_, where, false, std::forward<F>(callback));
+    node->add_ref();
+    state_->ready.push_back(*node);
+    return Handle(node);
+  }
+
+  // The same from any thread, and wakes the loop.
+  // Threads: any, while the loop object lives. Throws: RuntimeError if the loop is closed.
+  template <class F>
+    requires std::invocable<std::decay_t<F>&>
+  Handle call_soon_threadsafe(F&& callback, std::source_location where = std::source_location::current()) {
+    auto* node = detail::TypedCallbackNode<std::decay_t<F>>::make(*state_, where, true, std::forward<F>(callback));
+    Handle handle(node);
+    node->add_ref();
+    if (!post(*node)) {
+      node->abandon();
+      throw_closed();
+    }
+    return handle;
+  }
+
+  // Runs `callback` at `when` on the loop's clock, or as soon as possible after; in order of time, ties in order of the
+  // calls. TimePoint::max() is never.
+  template <class F>
+    requires std::invocable<std::decay_t<F>&>
+  TimerHandle call_at(TimePoint when, F&& callback, std::source_location where = std::source_location::current()) {
+    check_open();
+    if (state_->debug) detail::check_thread(*state_, "call_at");
+    auto* node = detail::TypedCallbackNode<std::decay_t<F>>::make(*state_, where, false, std::forward<F>(callback));
+    node->add_ref();
+    arm(*node, when);
+    return TimerHandle(node);
+  }
+  template <class Rep, class Period, class F>
+    requires std::invocable<std::decay_t<F>&>
+  TimerHandle call_later(std::chrono::duration<Rep, Period> delay, F&& callback,
+                         std::source_location where = std::source_location::current()) {
+    return call_at(detail::saturating_add(time(), detail::saturating_duration(delay)), std::forward<F>(callback),
+                   where);
+  }
+
+  // The loop's clock now.
+  // Threads: any.
+  TimePoint time() const noexcept { return state_->clock->now(); }
+
+  // ---- Futures and tasks ----
+
+  template <class T = void>
+  Future<T> create_future(std::source_location where = std::source_location::current()) {
+    return Future<T>(detail::PlainFuture<T>::make(*state_, where));
+  }
+
+  // Schedules a coroutine on this loop, where it stays.
+  // Throws: RuntimeError if the loop is closed; what the task factory throws. The coroutine is destroyed then.
+  template <class A>
+    requires Awaitable<std::remove_cvref_t<A>>
+  detail::TaskFor<A> create_task(A&& awaitable, TaskOptions options = {},
+                                 std::source_location where = std::source_location::current()) {
+    if constexpr (is_coroutine<A>) {
+      static_assert(!std::is_lvalue_reference_v<A>, "a coroutine is move-only: pass std::move(coroutine)");
+      return detail::schedule(*state_, std::move(awaitable), options, where);
+    } else {
+      auto coroutine = detail::to_coroutine(std::forward<A>(awaitable));
+      return detail::schedule(*state_, std::move(coroutine), options, where);
+    }
+  }
+  template <class F, class... Args>
+    requires CoroutineCallable<std::decay_t<F>&, std::decay_t<Args>...>
+  detail::TaskFor<F, Args...> create_task(F&& f, Args&&... args) {
+    auto coroutine = detail::to_coroutine(std::forward<F>(f), std::forward<Args>(args)...);
+    const std::source_location where = coroutine.get()->created;
+    return detail::schedule(*state_, std::move(coroutine), TaskOptions(), where);
+  }
+
+  // Called for every task that is made; nullptr ends that.
+  void set_task_factory(TaskFactory factory);
+  const TaskFactory& get_task_factory() const noexcept { return factory_; }
+
+  // ---- Executors ----
+
+  // Runs `f(args...)` on a thread of `executor` (nullptr: the default one) and gives its result as a future.
+  // If the future is cancelled: a job that has not started never will; one that runs is not interrupted.
+  // Throws: RuntimeError if the loop is closed, or the executor shut down or full.
+  template <class F, class... Args>
+    requires std::invocable<std::decay_t<F>, std::decay_t<Args>...>
+  Future<std::invoke_result_t<std::decay_t<F>, std::decay_t<Args>...>> run_in_executor(Executor* executor, F&& f,
+                                                                                       Args&&... args) {
+    using R = std::invoke_result_t<std::decay_t<F>, std::decay_t<Args>...>;
+    check_open();
+    Future<R> future = create_future<R>();
+    using LocalJob = detail::TypedLoopJob<R, std::decay_t<F>, std::decay_t<Args>...>;
+    auto* job = new LocalJob(*state_, future.handle().state(), std::forward<F>(f), std::forward<Args>(args)...);
+    detail::submit_job(*state_, executor ? executor : &default_executor(), *job);
+    return future;
+  }
+
+  // The executor behind run_in_executor(nullptr, ...). Without it a ThreadPoolExecutor is made at the first use.
+  // Throws: ValueError for nullptr.
+  void set_default_executor(std::shared_ptr<Executor> executor);
+
+  // ---- Errors and debugging ----
+
+  // Receives what nobody could catch; nullptr: the default handler, which writes to stderr.
+  void set_exception_handler(ExceptionHandler handler) { exception_handler_ = std::move(handler); }
+  const ExceptionHandler& get_exception_handler() const noexcept { return exception_handler_; }
+  void default_exception_handler(const ExceptionContext& context);
+  // Hands the error to the handler; if that throws, to the default one.
+  void call_exception_handler(const ExceptionContext& context) noexcept;
+
+  // Checks threads, reports slow callbacks and coroutines that were never awaited. On from the start if the environment
+  // has OURO_DEBUG=1.
+  void set_debug(bool on) noexcept {
+    state_->debug = on;
+    detail::update_special(*state_);
+  }
+  bool get_debug() const noexcept { return state_->debug; }
+  // In debug mode a callback or a step of a task that takes longer is reported.
+  std::chrono::nanoseconds slow_callback_duration = std::chrono::milliseconds(100);
+
+  // How long it looks for work before it sleeps; zero: not at all. It adapts: less and less while that does not pay.
+  void set_spin(std::chrono::nanoseconds longest) noexcept;
+  const LoopCounters& counters() const noexcept { return counters_; }
+
+  // ---- For the library ----
+  detail::LoopState& state() noexcept { return *state_; }
+  void check_runnable() const;
+  Parker& parker() noexcept { return *parker_; }
+  // Runs until the record is done.
+  void run_until_done(detail::FutureState& state);
+  // Posts from any thread; false if the loop is closed.
+  bool post(detail::ReadyNode& node) noexcept;
+  // Called on the loop's thread at its next look, after raise_interrupt(), which is async-signal-safe.
+  void set_interrupt_handler(std::function<void()> handler) { interrupt_handler_ = std::move(handler); }
+  void raise_interrupt() noexcept;
+  std::shared_ptr<Executor> take_default_executor() noexcept;
+  Executor& default_executor();
+
+ private:
+  friend class TurnTest;
+  template <class T>
+  static T copy_result(const Future<T>& future) {
+    if constexpr (std::is_void_v<T>) {
+      future.result();
+    } else if constexpr (std::is_reference_v<T> || std::is_copy_constructible_v<T>) {
+      return future.result();
+    } else {
+      return detail::take_value<T>(future.handle().state());
+    }
+  }
+  void check_open() const {
+    if (OURO_UNLIKELY(state_->closed)) throw_closed();
+  }
+  [[noreturn]] static void throw_closed();
+  void arm(detail::CallbackNode& node, TimePoint when) noexcept;
+
+  void run_turns();
+  void run_batch();
+  void run_some(detail::ReadyQueue& queue, std::uint32_t most);
+  void run_node_debug(detail::ReadyNode& node);
+  void look();
+  void wait_for_work();
+  bool spin(TimePoint deadline);
+  void take_inbox(detail::ReadyNode* newest) noexcept;
+  void fire_timers() noexcept;
+  void destroy_tasks() noexcept;
+  void drop_callbacks() noexcept;
+
+  detail::LoopState* state_;
+  std::unique_ptr<Parker> parker_;
+  detail::ReadyQueue events_;    // what completions and timers made ready, this turn
+  detail::ReadyQueue injected_;  // what other threads sent
+  bool running_ = false;
+  bool stopping_ = false;
+  std::atomic<bool> interrupted_{false};  // set by raise_interrupt, cleared by look(); carries no data
+  std::chrono::nanoseconds spin_longest_;
+  std::chrono::nanoseconds spin_now_;
+  LoopCounters counters_;
+  TaskFactory factory_;
+  ExceptionHandler exception_handler_;
+  std::function<void()> interrupt_handler_;
+  std::shared_ptr<Executor> executor_;
+  bool executor_shut_down_ = false;
+};
+
+}  // namespace ouro

@@ -1,0 +1,120 @@
+// What a Handle refers to: a callback in the ready queue, or on its way there through a timer or from another thread.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <source_location>
+#include <string>
+#include <utility>
+
+#include <ouro/runtime/config.hpp>
+#include <ouro/runtime/detail/core.hpp>
+#include <ouro/runtime/detail/frame_pool.hpp>
+#include <ouro/runtime/detail/timer_node.hpp>
+
+namespace ouro::detail {
+
+void disarm_timer(LoopState& home, TimerNode& timer) noexcept;
+
+// Imitates a frame, so that the loop resumes it like a task.
+//
+// `state` decides who runs or drops the callable: pending -> running by the loop, pending -> cancelled by whoever
+// cancels (any thread, for a node made by call_soon_threadsafe). The winner of that exchange alone touches the
+// callable; the exchange is acquire-release, so that it sees the callable as it was made. `refs` counts the handles and
+// the loop's own reference; its last decrement (acquire-release) frees the node. Nodes of one thread (`threadsafe`
+// false) use plain loads and stores on both.
+class OURO_EXPORT CallbackNode : public FrameHeader, public ReadyNode {
+ public:
+  enum State : std::uint8_t { pending, running, done, cancelled };
+
+  // Threads: any if `threadsafe`, else the loop's.
+  void cancel() noexcept;
+  bool is_cancelled() const noexcept { return state_.load(std::memory_order_acquire) == cancelled; }
+
+  void add_ref() noexcept {
+    if (threadsafe_) {
+      refs_.fetch_add(1, std::memory_order_relaxed);
+    } else {
+      refs_.store(refs_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+    }
+  }
+  void drop_ref() noexcept {
+    if (threadsafe_) {
+      if (refs_.fetch_sub(1, std::memory_order_acq_rel) == 1) free(*this);
+    } else {
+      const std::uint32_t left = refs_.load(std::memory_order_relaxed) - 1;
+      refs_.store(left, std::memory_order_relaxed);
+      if (left == 0) free(*this);
+    }
+  }
+
+  // True if what imitates a frame is a callback's node.
+  static bool is_one(const FrameHeader& header) noexcept { return header.resume == &CallbackNode::run; }
+
+  // The loop lets go of a node that will never run.
+  void abandon() noexcept;
+
+  LoopState* home = nullptr;
+  std::source_location site;
+  TimerNode timer;  // armed for call_later and call_at
+  TimePoint when{};
+
+ protected:
+  CallbackNode(LoopState& loop, std::source_location where, bool threadsafe, void (*call)(CallbackNode&),
+               void (*drop)(CallbackNode&) noexcept, std::uint32_t bytes) noexcept
+      : FrameHeader{&CallbackNode::run, nullptr},
+        ReadyNode{nullptr, static_cast<FrameHeader*>(this)},
+        home(&loop),
+        site(where),
+        call_(call),
+        drop_(drop),
+        bytes_(bytes),
+        threadsafe_(threadsafe) {}
+  ~CallbackNode() = default;
+
+ private:
+  static void run(void* leaf);
+  static void free(CallbackNode& node) noexcept;
+  bool begin(State to) noexcept;
+  void report_failure(const std::string& detail) noexcept;
+
+  void (*call_)(CallbackNode&);
+  void (*drop_)(CallbackNode&) noexcept;
+  std::uint32_t bytes_;
+  std::atomic<std::uint32_t> refs_{1};
+  std::atomic<State> state_{pending};
+  bool threadsafe_;
+};
+
+template <class F>
+class TypedCallbackNode final : public CallbackNode {
+ public:
+  template <class G>
+  static TypedCallbackNode* make(LoopState& loop, std::source_location where, bool threadsafe, G&& callable) {
+    void* memory = allocate_frame(sizeof(TypedCallbackNode));
+    try {
+      return ::new (memory) TypedCallbackNode(loop, where, threadsafe, std::forward<G>(callable));
+    } catch (...) {
+      free_frame(memory, sizeof(TypedCallbackNode));
+      throw;
+    }
+  }
+
+  F& callable() noexcept { return callable_; }
+
+ private:
+  template <class G>
+  TypedCallbackNode(LoopState& loop, std::source_location where, bool threadsafe, G&& callable)
+      : CallbackNode(loop, where, threadsafe, &call, &drop, sizeof(TypedCallbackNode)),
+        callable_(std::forward<G>(callable)) {}
+  ~TypedCallbackNode() {}  // NOLINT: drop() destroys the callable
+
+  static void call(CallbackNode& node) { static_cast<void>(static_cast<TypedCallbackNode&>(node).callable_()); }
+  static void drop(CallbackNode& node) noexcept { static_cast<TypedCallbackNode&>(node).callable_.~F(); }
+
+  union {
+    F callable_;
+  };
+};
+
+}  // namespace ouro::detail

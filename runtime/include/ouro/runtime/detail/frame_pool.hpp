@@ -1,0 +1,43 @@
+// Where coroutine frames, futures and callback handles get their memory: out of line, so that translation units of
+// every build type share one allocator. How it works is told in src/frame_pool.cpp.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include <ouro/runtime/config.hpp>
+
+namespace ouro::detail {
+
+// Sizes up to this come from lists, in classes of `frame_class_bytes`.
+inline constexpr std::size_t frame_class_bytes = 16;
+inline constexpr std::size_t frame_classes = 64;
+
+OURO_EXPORT void* allocate_small_frame(std::size_t size_class);
+OURO_EXPORT void free_small_frame(void* memory, std::size_t size_class) noexcept;
+OURO_EXPORT void* allocate_large_frame(std::size_t bytes);
+OURO_EXPORT void free_large_frame(void* memory, std::size_t bytes) noexcept;
+
+// Memory for `bytes`, aligned to 16.
+// Threads: any. Throws: std::bad_alloc. Complexity: a few instructions for up to 1 KiB when the thread's list holds
+// one.
+inline void* allocate_frame(std::size_t bytes) {
+  const std::size_t size_class = (bytes - 1) / frame_class_bytes;
+  return size_class < frame_classes ? allocate_small_frame(size_class) : allocate_large_frame(bytes);
+}
+
+// Gives back what allocate_frame(bytes) gave, on any thread.
+inline void free_frame(void* memory, std::size_t bytes) noexcept {
+  const std::size_t size_class = (bytes - 1) / frame_class_bytes;
+  size_class < frame_classes ? free_small_frame(memory, size_class) : free_large_frame(memory, bytes);
+}
+
+// The ledger: how many frames were allocated and freed, over all threads that live and those that ended. Their
+// difference is what is alive; exact when no other thread allocates meanwhile.
+struct FrameLedger {
+  std::uint64_t allocated;
+  std::uint64_t freed;
+};
+OURO_EXPORT FrameLedger frame_ledger() noexcept;
+
+}  // namespace ouro::detail

@@ -1,0 +1,239 @@
+// What gather and map have in common: a node of the ready queue that runs children one after the other, counts them,
+// and wakes the parent after the last. Typed results are stored by the children themselves, at their final_suspend.
+//
+// A gather takes one place in the ready queue, not one for each child: when the loop reaches it, it starts the children
+// in order, as many as the loop's budget allows, and takes its place at the front of the turn again for the rest. So
+// the order is that of tasks queued one by one, while a child's frame is touched once and not twice.
+//
+// `pending` counts the children that have not completed, and one for the runner until it has started the last: the
+// parent is never woken while the runner is queued. The parent resumes through the ready queue, never inside a child.
+//
+// Errors. The first error (unless exceptions are returned as results) cancels the children that the gather owns and
+// waits for them; children not started yet are destroyed unrun; futures of the caller are let go. A cancellation of the
+// parent is passed on to every child, owned or not; then the gather ends with CancelledError.
+#pragma once
+
+#include <cstdint>
+#include <exception>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include <ouro/runtime/config.hpp>
+#include <ouro/runtime/detail/core.hpp>
+#include <ouro/runtime/detail/result.hpp>
+
+namespace ouro::detail {
+
+// A future of the caller's among the children.
+struct GatherNode : Waiter {
+  FutureState* future = nullptr;  // one reference is held
+  GatherState* gather = nullptr;
+  std::uint32_t index = 0;
+  bool linked = false;
+  void (*store)(GatherNode& self) = nullptr;  // copies the future's value to its slot
+};
+
+class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Waitee {
+ public:
+  GatherState(const GatherState&) = delete;
+
+  // ---- For children ----
+  void* slots = nullptr;  // the results: an array, or with `indirect` an array of pointers
+  bool indirect = false;
+  bool plain_slots = false;  // slot_kind is value, and not indirect
+  bool fixed = true;         // `children` has an entry for every child (gather), or for the suspended ones (map)
+  FutureState** children = nullptr;  // the owned ones; an entry is nullptr once it has completed, or is a future's
+  SlotKind slot_kind = SlotKind::value;
+  LoopState* home = nullptr;
+  std::uint64_t pending = 0;
+
+  // A child ended with an exception, or (nullptr) with a cancellation.
+  void child_failed(FutureState& child, std::exception_ptr exception) noexcept;
+  // A child ended. True if its frame is to go.
+  bool child_done(FutureState& child) noexcept {
+    if (OURO_LIKELY(fixed)) {
+      children[child.child.position] = nullptr;
+    } else if (child.child.position != not_listed) {
+      forget(child);
+    }
+    if (OURO_UNLIKELY(starved)) refill();
+    if (--pending == 0) finish();
+    if (OURO_LIKELY(child.refs == 0)) return true;
+    keep_child(child);
+    return false;
+  }
+
+  // ---- For all_tasks ----
+  GatherState* older = nullptr;
+  GatherState* newer = nullptr;
+  // Calls `f` with each child that has not completed.
+  template <class F>
+  void each_child(F&& f) {
+    for (std::uint32_t i = 0; i < listed; ++i) {
+      if (children[i]) {
+        adopt_child(*children[i], i);
+        f(*children[i]);
+      }
+    }
+  }
+
+  // True if what imitates a frame is a gather's.
+  static bool is_runner(const FrameHeader& header) noexcept { return header.destroy == &never_destroyed; }
+
+  FutureState* parent_task() const noexcept { return parent; }
+
+  // ---- Waitee ----
+  bool cancel(FutureState& task, const std::string& message) noexcept override;
+  FutureState* take_child() noexcept override;
+  const char* what() const noexcept override { return "gather"; }
+
+ protected:
+  explicit GatherState(void (*run)(void*)) noexcept : FrameHeader{run, &never_destroyed}, ReadyNode{nullptr, nullptr} {}
+  GatherState(GatherState&& other) noexcept : FrameHeader(other), ReadyNode(other) {}  // before it started
+  ~GatherState();
+
+  // Queues the runner; from now on the object must not move.
+  void start(FutureState& task, void* frame, std::source_location where) noexcept;
+  // The end of the wait: throws what the gather has to throw.
+  void rethrow_if_failed();
+  void forget(FutureState& child) noexcept;
+  void refill() noexcept;
+  // Somebody holds a handle to a child that is done: it lives on as any task.
+  void keep_child(FutureState& child) noexcept;
+  // A map's list of suspended children got shorter.
+  virtual void unlisted(std::uint32_t left) noexcept { static_cast<void>(left); }
+  // Map: f or the range threw.
+  void fail(std::exception_ptr exception) noexcept;
+  // Destroys what has not completed; the derived class calls it before its results go.
+  void destroy_children() noexcept;
+  // The runner has nothing more to start.
+  void runner_done() noexcept;
+  void finish() noexcept;
+  void adopt_child(FutureState& child, std::uint32_t i) noexcept {
+    if (child.has(flag_gathered)) return;
+    child.home = home;
+    child.leaf = child.frame();
+    child.gather = this;
+    child.child = {i, i};
+    child.set(flag_task | flag_gathered);
+  }
+  // Cancels the started children, and with `also_futures` the caller's. True if any accepted.
+  bool cancel_children(const std::string& message, bool also_futures) noexcept;
+  void let_go_of_futures() noexcept;
+  static void notified(Waiter& self, FutureState& done) noexcept;
+  void future_done(GatherNode& node) noexcept;
+
+  void start_future(GatherNode& node) noexcept;
+  void end_unstarted(FutureState& child) noexcept;
+  static void run_fixed(void* leaf);
+  static void never_destroyed(void* leaf);  // marks the header
+
+  FutureState* parent = nullptr;
+  GatherNode* nodes = nullptr;   // beside children, or nullptr if all are owned
+  std::uint32_t count = 0;       // of children
+  std::uint32_t listed = 0;      // of entries in `children`
+  std::uint32_t next_child = 0;  // the first that has not been started
+  bool return_exceptions = false;
+  bool aborting = false;  // no further child is started
+  bool cancel_requested = false;
+  bool waiting = false;  // started and not finished
+  bool starved = false;  // the runner left because the limit was reached: the next child that ends queues it
+  std::exception_ptr first_error;
+  std::string cancel_message;
+};
+
+// Results of this type are stored as they are, in an array, and storing them cannot fail.
+template <class T>
+inline constexpr bool has_plain_slot = std::is_nothrow_move_assignable_v<T> && std::is_default_constructible_v<T> &&
+                                       !std::is_reference_v<T> && !std::is_same_v<std::remove_cv_t<T>, bool>;
+
+// The value or the exception of `child` goes to its slot.
+template <class T>
+void store_in_slot(GatherState& gather, std::uint32_t index, FutureResult<T>& child, bool copy) {
+  if constexpr (std::is_void_v<T>) {
+    if (gather.slot_kind == SlotKind::outcome) {
+      auto* slot = gather.indirect ? static_cast<Outcome<void>**>(gather.slots)[index]
+                                   : static_cast<Outcome<void>*>(gather.slots) + index;
+      *slot = Outcome<void>(std::in_place);
+    }
+  } else {
+    const auto value = [&]() -> decltype(auto) {
+      if constexpr (std::is_reference_v<T>) {
+        return child.value();
+      } else {
+        return static_cast<T&&>(child.value());
+      }
+    };
+    const auto place = [&](auto* first) {
+      using Slot = std::remove_pointer_t<decltype(first)>;
+      return gather.indirect ? static_cast<Slot**>(gather.slots)[index] : first + index;
+    };
+    using Held = std::conditional_t<std::is_reference_v<T>, std::remove_reference_t<T>*, std::remove_cv_t<T>>;
+    const auto held = [&]() -> Held {
+      if constexpr (std::is_reference_v<T>) {
+        return std::addressof(value());
+      } else if constexpr (std::is_copy_constructible_v<T>) {
+        return copy ? T(child.value()) : T(std::move(child.value()));
+      } else {
+        if (copy && child.refs > 1) throw_shared_result();
+        return std::move(child.value());
+      }
+    };
+    if (gather.slot_kind == SlotKind::value) {
+      if constexpr (std::is_default_constructible_v<Held> && std::is_move_assignable_v<Held>) {
+        *place(static_cast<Held*>(gather.slots)) = held();
+      }
+    } else if (gather.slot_kind == SlotKind::optional) {
+      place(static_cast<std::optional<Held>*>(gather.slots))->emplace(held());
+    } else if constexpr (std::is_reference_v<T>) {
+      *place(static_cast<Outcome<T>*>(gather.slots)) = Outcome<T>(std::in_place, value());
+    } else {
+      *place(static_cast<Outcome<T>*>(gather.slots)) = Outcome<T>(std::in_place, held());
+    }
+  }
+}
+
+template <class T>
+void store_exception_in_slot(GatherState& gather, std::uint32_t index, std::exception_ptr exception) {
+  auto* slot =
+      gather.indirect ? static_cast<Outcome<T>**>(gather.slots)[index] : static_cast<Outcome<T>*>(gather.slots) + index;
+  *slot = Outcome<T>(std::move(exception));
+}
+
+OURO_EXPORT std::exception_ptr exception_or_cancellation(FutureState& state);
+
+template <class T>
+OURO_NOINLINE void give_to_gather_slowly(GatherState& gather, FutureResult<T>& child) noexcept {
+  if (child.outcome() == outcome_value) {
+    try {
+      store_in_slot<T>(gather, child.child.index, child, false);
+    } catch (...) {
+      gather.child_failed(child, std::current_exception());
+    }
+  } else if (gather.slot_kind == SlotKind::outcome) {
+    store_exception_in_slot<T>(gather, child.child.index, exception_or_cancellation(child));
+  } else {
+    gather.child_failed(child, child.outcome() == outcome_exception ? child.exception() : nullptr);
+  }
+}
+
+// At the final_suspend of a gathered child. True if its frame is to go.
+template <class T>
+bool give_to_gather(FutureResult<T>& child) noexcept {
+  GatherState& gather = *child.gather;
+  if constexpr (std::is_void_v<T>) {
+    if (OURO_UNLIKELY(!gather.plain_slots || child.outcome() != outcome_value)) give_to_gather_slowly<T>(gather, child);
+  } else if constexpr (has_plain_slot<T>) {
+    if (OURO_LIKELY(gather.plain_slots && child.outcome() == outcome_value)) {
+      static_cast<T*>(gather.slots)[child.child.index] = static_cast<T&&>(child.value());
+    } else {
+      give_to_gather_slowly<T>(gather, child);
+    }
+  } else {
+    give_to_gather_slowly<T>(gather, child);
+  }
+  return gather.child_done(child);
+}
+
+}  // namespace ouro::detail

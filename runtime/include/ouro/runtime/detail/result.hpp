@@ -1,0 +1,257 @@
+// A future's record with its result: the value or the exception, in one place behind FutureState.
+#pragma once
+
+#include <concepts>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <type_traits>
+#include <utility>
+#include <variant>
+
+#include <ouro/runtime/config.hpp>
+#include <ouro/runtime/detail/core.hpp>
+#include <ouro/runtime/exceptions.hpp>
+
+namespace ouro {
+
+// What became of one of several: its value, or the exception that it ended with (CancelledError among them).
+// As gather(return_exceptions, ...) gives it.
+template <class T>
+class Outcome {
+ public:
+  Outcome() noexcept = default;
+  explicit Outcome(std::exception_ptr exception) noexcept : content_(std::move(exception)) {}
+  template <class U>
+    requires std::constructible_from<T, U&&>
+  Outcome(std::in_place_t, U&& value) : content_(std::in_place_index<1>, std::forward<U>(value)) {}
+
+  bool has_value() const noexcept { return content_.index() == 1; }
+  explicit operator bool() const noexcept { return has_value(); }
+
+  // The value; throws the exception if there is one instead.
+  const T& value() const& {
+    if (!has_value()) std::rethrow_exception(exception());
+    return std::get<1>(content_);
+  }
+  T value() && {
+    if (!has_value()) std::rethrow_exception(exception());
+    return std::get<1>(std::move(content_));
+  }
+  const T& operator*() const& { return value(); }
+
+  // The exception, or nullptr.
+  std::exception_ptr exception() const noexcept { return has_value() ? nullptr : std::get<0>(content_); }
+
+ private:
+  std::variant<std::exception_ptr, T> content_;
+};
+
+template <class T>
+  requires std::is_reference_v<T>
+class Outcome<T> {
+ public:
+  Outcome() noexcept = default;
+  explicit Outcome(std::exception_ptr exception) noexcept : exception_(std::move(exception)) {}
+  Outcome(std::in_place_t, T value) noexcept : value_(std::addressof(value)) {}
+
+  bool has_value() const noexcept { return value_ != nullptr; }
+  explicit operator bool() const noexcept { return has_value(); }
+  T value() const {
+    if (!value_) std::rethrow_exception(exception_);
+    return static_cast<T>(*value_);
+  }
+  T operator*() const { return value(); }
+  std::exception_ptr exception() const noexcept { return exception_; }
+
+ private:
+  std::remove_reference_t<T>* value_ = nullptr;
+  std::exception_ptr exception_;
+};
+
+template <>
+class Outcome<void> {
+ public:
+  Outcome() noexcept = default;
+  explicit Outcome(std::exception_ptr exception) noexcept : exception_(std::move(exception)) {}
+  explicit Outcome(std::in_place_t) noexcept {}
+
+  bool has_value() const noexcept { return !exception_; }
+  explicit operator bool() const noexcept { return has_value(); }
+  void value() const {
+    if (exception_) std::rethrow_exception(exception_);
+  }
+  std::exception_ptr exception() const noexcept { return exception_; }
+
+ private:
+  std::exception_ptr exception_;
+};
+
+namespace detail {
+
+struct Unit {};
+
+// A value whose alignment a coroutine frame cannot give lives in memory of its own.
+template <class T>
+struct Boxed {
+  std::unique_ptr<T> value;
+};
+
+[[noreturn]] OURO_EXPORT void throw_awaited_twice();
+[[noreturn]] OURO_EXPORT void throw_no_result();
+[[noreturn]] OURO_EXPORT void throw_shared_result();
+OURO_EXPORT std::exception_ptr no_result_error() noexcept;
+OURO_EXPORT void destroy_unstarted(FutureState& coroutine) noexcept;
+
+// Where the exception of any record lies, whatever the type of its value.
+inline std::exception_ptr& exception_of(FutureState& state) noexcept {
+  return *reinterpret_cast<std::exception_ptr*>(&state + 1);
+}
+
+template <class T>
+class FutureResult : public FutureState {
+ public:
+  using Constructed = T;
+  static constexpr bool is_boxed = alignof(T) > 16;
+  using Stored = std::conditional_t<is_boxed, Boxed<T>, T>;
+
+  FutureResult() noexcept {}
+  FutureResult(const FutureResult&) = delete;
+  ~FutureResult() {
+    if (outcome() == outcome_value) {
+      stored_.~Stored();
+    } else if (outcome() == outcome_exception) {
+      exception_.~exception_ptr();
+    }
+  }
+
+  template <class... Args>
+  void emplace(Args&&... args) {
+    if constexpr (is_boxed) {
+      ::new (static_cast<void*>(std::addressof(stored_))) Stored{std::make_unique<T>(std::forward<Args>(args)...)};
+    } else {
+      ::new (static_cast<void*>(std::addressof(stored_))) Stored(std::forward<Args>(args)...);
+    }
+    set_outcome(outcome_value);
+  }
+
+  T& value() noexcept {
+    if constexpr (is_boxed) {
+      return *stored_.value;
+    } else {
+      return stored_;
+    }
+  }
+  T take() noexcept(std::is_nothrow_move_constructible_v<T>) { return std::move(value()); }
+
+  void emplace_exception(std::exception_ptr exception) noexcept {
+    ::new (static_cast<void*>(std::addressof(exception_))) std::exception_ptr(std::move(exception));
+    set_outcome(outcome_exception);
+  }
+
+  // Called inside a catch block.
+  void store_current_exception() noexcept {
+    if (outcome() == outcome_value) stored_.~Stored();
+    set_outcome(outcome_none);
+    if (caught_cancellation(*this) && !has(flag_nested)) {
+      set_outcome(outcome_cancelled);
+    } else {
+      emplace_exception(std::current_exception());
+    }
+  }
+
+  // At the end of a task: asked to cancel itself and ended without another await, it ends cancelled, as in asyncio; and
+  // one that fell off its end without a value has failed.
+  OURO_NOINLINE void correct_outcome() noexcept {
+    if (outcome() == outcome_none) emplace_exception(no_result_error());
+    if (has(flag_must_cancel) && outcome() == outcome_value) {
+      stored_.~Stored();
+      set_outcome(outcome_cancelled);
+    }
+    clear(flag_must_cancel);
+  }
+
+  [[noreturn]] OURO_NOINLINE void rethrow_nested() {
+    if (outcome() != outcome_exception) throw_no_result();
+    std::rethrow_exception(std::move(exception_));
+  }
+
+  const std::exception_ptr& exception() const noexcept { return exception_; }
+
+ private:
+  union {
+    Stored stored_;
+    std::exception_ptr exception_;
+  };
+};
+
+template <>
+class FutureResult<void> : public FutureState {
+ public:
+  FutureResult() noexcept {}
+  FutureResult(const FutureResult&) = delete;
+  ~FutureResult() {
+    if (outcome() == outcome_exception) exception_.~exception_ptr();
+  }
+
+  void emplace() noexcept { set_outcome(outcome_value); }
+  void value() const noexcept {}
+  void take() const noexcept {}
+
+  void emplace_exception(std::exception_ptr exception) noexcept {
+    ::new (static_cast<void*>(std::addressof(exception_))) std::exception_ptr(std::move(exception));
+    set_outcome(outcome_exception);
+  }
+
+  void store_current_exception() noexcept {
+    set_outcome(outcome_none);
+    if (caught_cancellation(*this) && !has(flag_nested)) {
+      set_outcome(outcome_cancelled);
+    } else {
+      emplace_exception(std::current_exception());
+    }
+  }
+
+  // At the end of a task: asked to cancel itself and ended without another await, it ends cancelled, as in asyncio; and
+  // one that fell off its end without a value has failed.
+  OURO_NOINLINE void correct_outcome() noexcept {
+    if (outcome() == outcome_none) emplace_exception(no_result_error());
+    if (has(flag_must_cancel) && outcome() == outcome_value) {
+      set_outcome(outcome_cancelled);
+    }
+    clear(flag_must_cancel);
+  }
+
+  [[noreturn]] OURO_NOINLINE void rethrow_nested() {
+    if (outcome() != outcome_exception) throw_no_result();
+    std::rethrow_exception(std::move(exception_));
+  }
+
+  const std::exception_ptr& exception() const noexcept { return exception_; }
+
+ private:
+  union {
+    std::exception_ptr exception_;
+  };
+};
+
+template <class T>
+class FutureResult<T&> : public FutureResult<T*> {
+ public:
+  using Constructed = T&;
+  void emplace(T& value) noexcept { FutureResult<T*>::emplace(std::addressof(value)); }
+  T& value() noexcept { return *FutureResult<T*>::value(); }
+  T& take() noexcept { return *FutureResult<T*>::value(); }
+};
+
+// ---- Gathered children ----------------------------------------------------------------------------------------------
+
+// How the results of a gather are laid out.
+enum class SlotKind : std::uint8_t {
+  value,     // T[]
+  optional,  // std::optional<T>[], or for a tuple a std::optional<T>* each
+  outcome,   // Outcome<T>[], or for a tuple an Outcome<T>* each
+};
+
+}  // namespace detail
+}  // namespace ouro

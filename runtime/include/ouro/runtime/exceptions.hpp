@@ -1,0 +1,73 @@
+// The exceptions of the library, with asyncio's names and, where asyncio has one, its text. What to do about an error
+// is in hint(), beside the text and not inside it.
+#pragma once
+
+#include <exception>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <ouro/runtime/config.hpp>
+
+namespace ouro {
+
+// Arrives at the await point of a task that was cancelled. It is no std::exception, so that catch (const
+// std::exception&) does not swallow a cancellation by accident.
+class OURO_EXPORT CancelledError {
+ public:
+  CancelledError() noexcept = default;
+  explicit CancelledError(std::string message) noexcept : message_(std::move(message)) {}
+
+  // What was given to cancel(), or the empty string.
+  const std::string& message() const noexcept { return message_; }
+
+ private:
+  std::string message_;
+};
+
+// The library was used in a way or at a time that it does not allow.
+class OURO_EXPORT RuntimeError : public std::runtime_error {
+ public:
+  explicit RuntimeError(const std::string& text, std::string hint = {})
+      : std::runtime_error(text), hint_(std::move(hint)) {}
+
+  // What to do about it, in a sentence; empty where the text says it.
+  const std::string& hint() const noexcept { return hint_; }
+
+ private:
+  std::string hint_;
+};
+
+// A future was asked for what its state does not allow: a result too early, or a second result.
+class OURO_EXPORT InvalidStateError : public RuntimeError {
+ public:
+  using RuntimeError::RuntimeError;
+};
+
+// A generator was asked for a value after its end.
+class OURO_EXPORT StopIteration : public RuntimeError {
+ public:
+  using RuntimeError::RuntimeError;
+};
+
+// Arrives at the co_yield of an asynchronous generator that is being closed. Like CancelledError it is no
+// std::exception; a generator that catches it may clean up and must then end.
+class OURO_EXPORT GeneratorExit{};
+
+// A deadline passed.
+class OURO_EXPORT TimeoutError : public RuntimeError {
+ public:
+  using RuntimeError::RuntimeError;
+};
+
+// An argument has a value that makes no sense (Python's ValueError).
+class OURO_EXPORT ValueError : public std::invalid_argument {
+ public:
+  using std::invalid_argument::invalid_argument;
+};
+
+// SIGINT arrived while run() was at work, and the main task ended by it. Like CancelledError it is no std::exception.
+class OURO_EXPORT KeyboardInterrupt{};
+
+}  // namespace ouro

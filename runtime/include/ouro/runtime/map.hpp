@@ -1,0 +1,201 @@
+// map: a coroutine for each element of a range, made when it is started. The fast form of a large gather, and with a
+// limit the bounded one.
+#pragma once
+
+#include <algorithm>
+#include <coroutine>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <limits>
+#include <memory>
+#include <ranges>
+#include <source_location>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <ouro/runtime/config.hpp>
+#include <ouro/runtime/coroutine.hpp>
+#include <ouro/runtime/detail/gather_state.hpp>
+#include <ouro/runtime/gather.hpp>
+
+namespace ouro {
+
+struct MapOptions {
+  std::size_t limit = std::numeric_limits<std::size_t>::max();  // children that are unfinished at a time
+};
+
+namespace detail {
+
+[[noreturn]] OURO_EXPORT void throw_zero_limit();
+
+template <class F, class View, bool Outcomes>
+class MapAwaiter final : public GatherState {
+  using Made = std::invoke_result_t<F&, std::ranges::range_reference_t<View>>;
+  using Child = decltype(to_coroutine(std::declval<Made>()));
+  using T = typename Child::value_type;
+
+ public:
+  MapAwaiter(F&& f, View&& view, std::size_t limit)
+      : GatherState(&MapAwaiter::run), f_(std::move(f)), view_(std::move(view)), limit_(limit) {
+    prepare();
+  }
+  MapAwaiter(MapAwaiter&& other)
+      : GatherState(std::move(other)), f_(std::move(other.f_)), view_(std::move(other.view_)), limit_(other.limit_) {
+    prepare();
+  }
+  ~MapAwaiter() { destroy_children(); }
+
+  bool await_ready() const noexcept { return false; }
+
+  template <class Promise>
+  void await_suspend(std::coroutine_handle<Promise> coroutine,
+                     std::source_location where = std::source_location::current()) {
+    FutureState& task = task_of(coroutine, "map");
+    if constexpr (std::ranges::sized_range<View>) grow(static_cast<std::size_t>(std::ranges::size(view_)));
+    position_.emplace(std::ranges::begin(view_));
+    start(task, coroutine.address(), where);
+  }
+
+  auto await_resume() {
+    rethrow_if_failed();
+    results_.resize(made_);
+    return results_.take();
+  }
+
+  const char* what() const noexcept override { return "map"; }
+
+ private:
+  void prepare() noexcept {
+    this->return_exceptions = Outcomes;
+    this->fixed = false;
+    this->slot_kind = ResultSlots<T, Outcomes>::kind;
+  }
+
+  void grow(std::size_t size) {
+    results_.resize(size);
+    this->slots = results_.data();
+  }
+
+  static void run(void* leaf) {
+    auto& self = *static_cast<MapAwaiter*>(static_cast<GatherState*>(static_cast<FrameHeader*>(leaf)));
+    if (self.run_children()) self.runner_done();
+  }
+
+  // Starts children as long as it may. True if there is nothing more to start, ever.
+  bool run_children() {
+    LoopState& loop = *this->home;
+    const auto end = std::ranges::end(view_);
+    while (!this->aborting) {
+      if (*position_ == end) return true;
+      if (this->pending - 1 >= limit_) {
+        this->starved = true;
+        return false;
+      }
+      if (!run_one(loop)) return true;
+      if (--loop.budget == 0) {
+        loop.budget = 1;
+        loop.batch.push_front(*this);
+        return false;
+      }
+    }
+    return true;
+  }
+
+  bool run_one(LoopState& loop) {
+    const std::uint64_t before = this->pending;
+    FutureState* child = nullptr;
+    loop.current = this->parent;  // f runs in the name of the task that called map
+    try {
+      if (made_ >= results_.size()) grow(std::max<std::size_t>(64, 2 * results_.size()));
+      if (suspended_.capacity() == suspended_.size()) suspended_.reserve(2 * suspended_.size() + 1);
+      child = make();
+      ++*position_;
+    } catch (...) {
+      fail(std::current_exception());
+      return false;
+    }
+    child->home = this->home;
+    child->gather = this;
+    child->child = {static_cast<std::uint32_t>(made_), not_listed};
+    child->set(flag_task | flag_gathered | flag_started);
+    ++made_;
+    ++this->pending;
+    loop.current = child;
+    drive(child->frame());
+    if (this->pending > before) list(*child);
+    return true;
+  }
+
+  FutureState* make() {
+    if constexpr (is_coroutine<Made>) {
+      auto coroutine = std::invoke(f_, **position_);
+      if (OURO_UNLIKELY(!coroutine)) throw_awaited_twice();
+      return coroutine.release();
+    } else {
+      return to_coroutine(std::invoke(f_, **position_)).release();
+    }
+  }
+
+  // A child that suspended: from now on a cancellation must find it. The room for it is reserved.
+  void list(FutureState& child) noexcept {
+    child.child.position = static_cast<std::uint32_t>(suspended_.size());
+    suspended_.push_back(&child);
+    this->children = suspended_.data();
+    this->listed = static_cast<std::uint32_t>(suspended_.size());
+  }
+  void unlisted(std::uint32_t left) noexcept override { suspended_.resize(left); }
+
+  F f_;
+  View view_;
+  std::size_t limit_;
+  std::optional<std::ranges::iterator_t<View>> position_;
+  std::size_t made_ = 0;
+  ResultSlots<T, Outcomes> results_;
+  std::vector<FutureState*> suspended_;
+};
+
+template <class F, class View, bool Outcomes>
+class [[nodiscard("a map does nothing until it is awaited")]] Map {
+ public:
+  Map(F f, View view, MapOptions options) : f_(std::move(f)), view_(std::move(view)), options_(options) {
+    if (options.limit == 0) throw_zero_limit();
+  }
+
+  MapAwaiter<F, View, Outcomes> operator co_await() {
+    if (taken_) throw_awaited_twice();
+    taken_ = true;
+    return MapAwaiter<F, View, Outcomes>(std::move(f_), std::move(view_), options_.limit);
+  }
+
+ private:
+  F f_;
+  View view_;
+  MapOptions options_;
+  bool taken_ = false;
+};
+
+}  // namespace detail
+
+// Awaits `f(element)` for every element, at most `limit` at a time, and gives the results in the order of the elements
+// (a vector; nothing for void). Each child is made when it is started. Errors and cancellation are as in gather: at the
+// first error no further child is started, those that run are cancelled and awaited, then the error is thrown.
+// Lifetime: a range given as an lvalue is referred to; an rvalue, and `f`, live in the map.
+// If cancelled: all children are; when they have ended, CancelledError is thrown.
+// Throws: ValueError for a limit of zero.
+template <class F, std::ranges::viewable_range R>
+  requires std::invocable<std::decay_t<F>&, std::ranges::range_reference_t<std::views::all_t<R>>>
+auto map(F&& f, R&& range, MapOptions options = {}) {
+  using View = std::views::all_t<R>;
+  return detail::Map<std::decay_t<F>, View, false>(std::forward<F>(f), std::views::all(std::forward<R>(range)),
+                                                   options);
+}
+template <class F, std::ranges::viewable_range R>
+  requires std::invocable<std::decay_t<F>&, std::ranges::range_reference_t<std::views::all_t<R>>>
+auto map(ReturnExceptions, F&& f, R&& range, MapOptions options = {}) {
+  using View = std::views::all_t<R>;
+  return detail::Map<std::decay_t<F>, View, true>(std::forward<F>(f), std::views::all(std::forward<R>(range)), options);
+}
+
+}  // namespace ouro

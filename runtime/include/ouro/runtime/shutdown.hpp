@@ -1,0 +1,80 @@
+// The end of a loop's default executor.
+#pragma once
+
+#include <chrono>
+#include <exception>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include <ouro/runtime/base_event_loop.hpp>
+#include <ouro/runtime/concurrent_future.hpp>
+#include <ouro/runtime/config.hpp>
+#include <ouro/runtime/coroutine.hpp>
+#include <ouro/runtime/events.hpp>
+#include <ouro/runtime/executors.hpp>
+#include <ouro/runtime/threads.hpp>
+
+namespace ouro {
+namespace detail {
+
+// A thread that waits for an executor's threads, so that no loop has to. Dropped before it ended, it is left to itself.
+class ExecutorJoiner {
+ public:
+  ExecutorJoiner(std::shared_ptr<Executor> executor, ConcurrentFuture<void> joined)
+      : thread_([executor = std::move(executor), joined = std::move(joined)]() mutable {
+          try {
+            executor->shutdown(true, false);
+            executor.reset();
+            joined.set_result();
+          } catch (...) {
+            joined.set_exception(std::current_exception());
+          }
+        }) {}
+  ExecutorJoiner(const ExecutorJoiner&) = delete;
+  ExecutorJoiner& operator=(const ExecutorJoiner&) = delete;
+  ~ExecutorJoiner() {
+    if (thread_.joinable()) thread_.detach();
+  }
+
+  void join() { thread_.join(); }
+
+ private:
+  std::thread thread_;
+};
+
+}  // namespace detail
+
+OURO_TRANSFER_NAMESPACE {
+
+// Takes no more work for `loop`'s default executor, and waits until its threads have ended. After `timeout` it says so
+// through the exception handler and leaves them to themselves. run_in_executor(nullptr, ...) throws RuntimeError from
+// now on.
+// If cancelled: the threads are left to themselves.
+inline Coroutine<> shutdown_default_executor(BaseEventLoop& loop, std::chrono::nanoseconds timeout = Duration::max()) {
+  std::shared_ptr<Executor> executor = loop.take_default_executor();
+  if (!executor) co_return;
+  ConcurrentFuture<void> joined = ConcurrentFuture<void>::create();
+  Future<void> done = wrap_future(joined, loop);
+  detail::ExecutorJoiner joiner(executor, joined);
+  bool expired = false;
+  TimerHandle timer = loop.call_later(timeout, [&expired, done]() mutable { expired = done.cancel() || expired; });
+  try {
+    co_await done;
+    timer.cancel();
+    joiner.join();
+  } catch (const CancelledError&) {
+    timer.cancel();
+    if (!expired) throw;
+  }
+  if (!expired) co_return;
+  ExceptionContext context;
+  context.message = "The executor did not finish joining its threads within " +
+                    std::to_string(std::chrono::duration_cast<std::chrono::milliseconds>(timeout).count()) + " ms.";
+  loop.call_exception_handler(context);
+  executor->shutdown(false, false);
+}
+
+}  // namespace transfer
+}  // namespace ouro

@@ -1,0 +1,167 @@
+// Task<T>: a Future that drives a coroutine. create_task, ensure_future, current_task, all_tasks.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <source_location>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <ouro/runtime/config.hpp>
+#include <ouro/runtime/coroutine.hpp>
+#include <ouro/runtime/detail/core.hpp>
+#include <ouro/runtime/futures.hpp>
+
+namespace ouro {
+
+class BaseEventLoop;
+
+// How a task is made.
+struct TaskOptions {
+  std::string_view name = {};  // default: "Task-" and a number
+  bool eager_start = false;    // run it inside create_task up to its first suspension
+};
+
+// A task whatever its result, as current_task and all_tasks give it.
+class OURO_EXPORT AnyTask : public AnyFuture {
+ public:
+  using AnyFuture::AnyFuture;
+  template <class T>
+  AnyTask(const Task<T>& task) noexcept : AnyFuture(task.handle()) {}  // NOLINT: a view of the same task
+
+  std::string get_name() const { return detail::name_of(handle_.state()); }
+  void set_name(std::string_view name) { detail::set_name(handle_.state(), name); }
+
+  // How many times cancel() was asked for, less the uncancel()s.
+  int cancelling() const { return handle_.state().cancel_requests; }
+  // Takes one request back; at zero, a CancelledError that has not been delivered is called off. Returns what is left.
+  int uncancel();
+
+  // The places of the awaits at which it is suspended, innermost first; empty while it runs, is ready or done.
+  std::vector<std::source_location> get_stack() const;
+};
+
+// A scheduled coroutine. It runs whether or not the handle is kept: the loop owns it until it is done.
+//
+// Threads, Lifetime: as Future. Awaiting an rvalue task moves the result out.
+template <class T = void>
+class Task : public Future<T> {
+ public:
+  using Future<T>::Future;
+
+  std::string get_name() const { return detail::name_of(this->handle_.state()); }
+  void set_name(std::string_view name) { detail::set_name(this->handle_.state(), name); }
+  int cancelling() const { return AnyTask(*this).cancelling(); }
+  int uncancel() { return AnyTask(*this).uncancel(); }
+  std::vector<std::source_location> get_stack() const { return AnyTask(*this).get_stack(); }
+};
+
+// Called for every task that create_task makes, before it is scheduled: may change the options and look at the task.
+// What it throws comes out of create_task, and the coroutine is destroyed.
+using TaskFactory = std::function<void(BaseEventLoop& loop, AnyTask task, TaskOptions& options)>;
+
+// A task factory with which every task starts at once.
+OURO_EXPORT void eager_task_factory(BaseEventLoop& loop, AnyTask task, TaskOptions& options);
+
+namespace detail {
+
+// The loop that runs on this thread; throws RuntimeError "no running event loop".
+OURO_EXPORT LoopState& require_running();
+OURO_EXPORT LoopState& state_of(BaseEventLoop& loop) noexcept;
+
+// Makes the record a task with two references, the loop's and the handle's, and queues or starts it.
+OURO_EXPORT void schedule_task(LoopState& home, FutureState& state, const TaskOptions& options,
+                               std::source_location where);
+
+template <class T>
+Task<T> schedule(LoopState& home, Coroutine<T>&& coroutine, const TaskOptions& options, std::source_location where) {
+  if (OURO_UNLIKELY(!coroutine)) throw_awaited_twice();
+  FutureResult<T>& state = *coroutine.get();
+  schedule_task(home, state, options, where);
+  coroutine.release();
+  return Task<T>(state);
+}
+
+template <class... Args>
+using TaskFor = Task<typename decltype(to_coroutine(std::declval<Args>()...))::value_type>;
+
+}  // namespace detail
+
+// Schedules a coroutine, or any awaitable, on the running loop; it starts in a later turn. The task has the home of the
+// current one.
+// Throws: RuntimeError without a running loop; the coroutine is destroyed then.
+template <class A>
+  requires Awaitable<std::remove_cvref_t<A>>
+detail::TaskFor<A> create_task(A&& awaitable, TaskOptions options = {},
+                               std::source_location where = std::source_location::current()) {
+  if constexpr (is_coroutine<A>) {
+    static_assert(!std::is_lvalue_reference_v<A>, "a coroutine is move-only: pass std::move(coroutine)");
+    return detail::schedule(detail::require_running(), std::move(awaitable), options, where);
+  } else {
+    auto coroutine = detail::to_coroutine(std::forward<A>(awaitable));
+    return detail::schedule(detail::require_running(), std::move(coroutine), options, where);
+  }
+}
+
+// Schedules `f(args...)`. The callable, with its captures, and the arguments live for as long as the task.
+template <class F, class... Args>
+  requires CoroutineCallable<std::decay_t<F>&, std::decay_t<Args>...>
+detail::TaskFor<F, Args...> create_task(F&& f, Args&&... args) {
+  auto coroutine = detail::to_coroutine(std::forward<F>(f), std::forward<Args>(args)...);
+  const std::source_location where = coroutine.get()->created;
+  return detail::schedule(detail::require_running(), std::move(coroutine), TaskOptions(), where);
+}
+template <class F, class... Args>
+  requires CoroutineCallable<std::decay_t<F>&, std::decay_t<Args>...>
+detail::TaskFor<F, Args...> create_task(TaskOptions options, F&& f, Args&&... args) {
+  auto coroutine = detail::to_coroutine(std::forward<F>(f), std::forward<Args>(args)...);
+  const std::source_location where = coroutine.get()->created;
+  return detail::schedule(detail::require_running(), std::move(coroutine), options, where);
+}
+
+namespace detail {
+
+template <class A>
+auto ensure_future_on(LoopState* home, A&& awaitable, std::source_location where) {
+  if constexpr (isfuture<A>) {
+    if (home && awaitable.handle().state().home != home) {
+      throw ValueError("The future belongs to a different loop than the one specified as the loop argument");
+    }
+    return std::remove_cvref_t<A>(std::forward<A>(awaitable));
+  } else {
+    TaskOptions options;
+    options.eager_start = !is_coroutine<A> && running_state() != nullptr;
+    LoopState& on = home ? *home : require_running();
+    return schedule(on, to_coroutine(std::forward<A>(awaitable)), options, where);
+  }
+}
+
+}  // namespace detail
+
+// A coroutine is scheduled; a future or task passes through untouched. Any other awaitable, a gather say, starts at
+// once in a task of its own, which gives it cancel() and callbacks.
+template <class A>
+  requires Awaitable<std::remove_cvref_t<A>>
+auto ensure_future(A&& awaitable, std::source_location where = std::source_location::current()) {
+  return detail::ensure_future_on(nullptr, std::forward<A>(awaitable), where);
+}
+// On `loop`. Throws: ValueError for a future of another loop.
+template <class A>
+  requires Awaitable<std::remove_cvref_t<A>>
+auto ensure_future(A&& awaitable, BaseEventLoop& loop, std::source_location where = std::source_location::current()) {
+  return detail::ensure_future_on(&detail::state_of(loop), std::forward<A>(awaitable), where);
+}
+
+// The task that is running; an empty AnyTask in a callback.
+// Throws: RuntimeError without a running loop.
+OURO_EXPORT AnyTask current_task();
+OURO_EXPORT AnyTask current_task(BaseEventLoop& loop);
+
+// The tasks that are not done, of the running loop or of `loop`.
+// Complexity: linear in their number.
+OURO_EXPORT std::vector<AnyTask> all_tasks();
+OURO_EXPORT std::vector<AnyTask> all_tasks(BaseEventLoop& loop);
+
+}  // namespace ouro

@@ -1,0 +1,406 @@
+// The parts of FutureState that are no templates: completion, cancellation, destruction.
+#include <ouro/runtime/detail/core.hpp>
+
+#include <cxxabi.h>
+
+#include <cstdio>
+#include <cstring>
+#include <typeinfo>
+
+#include <ouro/runtime/base_event_loop.hpp>
+#include <ouro/runtime/detail/result.hpp>
+#include <ouro/runtime/events.hpp>
+#include <ouro/runtime/exceptions.hpp>
+
+#include "drive.hpp"
+#include "report.hpp"
+
+namespace ouro::detail {
+
+constinit thread_local void* transfer_slot = nullptr;
+
+namespace {
+
+constinit thread_local LoopState* running_loop = nullptr;
+
+FutureState& state_at(void* frame) noexcept {
+  return *reinterpret_cast<FutureState*>(static_cast<char*>(frame) + sizeof(FrameHeader));
+}
+
+void destroy_frame(void* frame) noexcept { std::coroutine_handle<>::from_address(frame).destroy(); }
+
+}  // namespace
+
+void set_transfer_slot(void* frame) noexcept { transfer_slot = frame; }
+
+OURO_NOINLINE LoopState* running_state() noexcept { return running_loop; }
+
+LoopState* set_running_state(LoopState* loop) noexcept { return std::exchange(running_loop, loop); }
+
+void drive(void* frame) { drive_inline(frame); }
+
+LoopState& require_running() {
+  LoopState* loop = running_state();
+  if (!loop) throw RuntimeError("no running event loop", "call it from a coroutine or callback that a loop runs");
+  return *loop;
+}
+
+FutureState& require_task(const char* operation) {
+  FutureState* task = require_running().current;
+  if (!task) throw RuntimeError(std::string(operation) + " should be used inside a task");
+  return *task;
+}
+
+void throw_awaited_twice() {
+  throw RuntimeError("cannot reuse already awaited coroutine",
+                     "call the coroutine function again, or make a task and await that several times");
+}
+
+std::exception_ptr no_result_error() noexcept {
+  return std::make_exception_ptr(RuntimeError("the coroutine ended without co_return of its value"));
+}
+
+void throw_no_result() { std::rethrow_exception(no_result_error()); }
+
+void throw_shared_result() {
+  throw RuntimeError("the result can only be moved, and another handle to the task exists",
+                     "await the last handle, or await an lvalue to get a reference");
+}
+
+// ---- The list of waiters ------------------------------------------------------------------------------------------
+
+void link_waiter(FutureState& state, Waiter& waiter) noexcept {
+  Waiter* first = state.waiters;
+  if (!first) {
+    waiter.next = waiter.prev = &waiter;
+    state.waiters = &waiter;
+    return;
+  }
+  waiter.next = first;
+  waiter.prev = first->prev;
+  first->prev->next = &waiter;
+  first->prev = &waiter;
+}
+
+void unlink_waiter(FutureState& state, Waiter& waiter) noexcept {
+  if (waiter.next == &waiter) {
+    state.waiters = nullptr;
+  } else {
+    waiter.prev->next = waiter.next;
+    waiter.next->prev = waiter.prev;
+    if (state.waiters == &waiter) state.waiters = waiter.next;
+  }
+  waiter.next = waiter.prev = nullptr;
+}
+
+void notify_waiters(FutureState& state) noexcept {
+  while (Waiter* waiter = state.waiters) {
+    unlink_waiter(state, *waiter);
+    waiter->notify(*waiter, state);
+  }
+}
+
+// ---- Names ----------------------------------------------------------------------------------------------------------
+
+Rare& rare_of(FutureState& state) {
+  if (Rare* rare = rare_if(state); rare && state.rare != 0) return *rare;
+  auto* rare = new Rare;
+  rare->number = static_cast<std::uint32_t>(state.rare >> 1);
+  state.rare = reinterpret_cast<std::uintptr_t>(rare);
+  return *rare;
+}
+
+void delete_rare(FutureState& state) noexcept {
+  delete rare_if(state);
+  state.rare = 0;
+}
+
+std::string name_of(FutureState& state) {
+  const Rare* rare = state.rare ? rare_if(state) : nullptr;
+  if (rare && rare->named) return rare->name;
+  std::uint32_t number = rare ? rare->number : static_cast<std::uint32_t>(state.rare >> 1);
+  if (number == 0) {
+    number = ++state.home->last_number;
+    if (state.rare) {
+      rare_of(state).number = number;
+    } else {
+      state.rare = std::uintptr_t{number} << 1 | 1;
+    }
+  }
+  return "Task-" + std::to_string(number);
+}
+
+void set_name(FutureState& state, std::string_view name) {
+  Rare& rare = rare_of(state);
+  rare.name = name;
+  rare.named = true;
+}
+
+// ---- Becoming and being a task --------------------------------------------------------------------------------------
+
+void count_record(LoopState& home) noexcept { ++home.live; }
+
+void link_task(FutureState& state) noexcept {
+  LoopState& home = *state.home;
+  state.link.prev = nullptr;
+  state.link.next = home.tasks;
+  if (home.tasks) home.tasks->link.prev = &state;
+  home.tasks = &state;
+  state.set(flag_linked);
+}
+
+namespace {
+
+void unlink_task(FutureState& state) noexcept {
+  LoopState& home = *state.home;
+  (state.link.prev ? state.link.prev->link.next : home.tasks) = state.link.next;
+  if (state.link.next) state.link.next->link.prev = state.link.prev;
+  state.clear(flag_linked);
+}
+
+}  // namespace
+
+namespace {
+
+// The leaf of a task that has not run: from here on it has started.
+void begin_task(void*) {
+  FutureState& state = *running_loop->current;
+  state.set(flag_started);
+  state.leaf = state.frame();
+  std::coroutine_handle<>::from_address(state.leaf).resume();
+}
+
+}  // namespace
+
+constinit const FrameHeader first_step{&begin_task, nullptr};
+
+void retire(FutureState& state) noexcept;
+
+void settle(FutureState& state) noexcept {
+  if (state.outcome() == outcome_exception) state.set(flag_unretrieved);
+  state.set(flag_done);
+  notify_waiters(state);
+}
+
+bool complete(FutureState& state) noexcept {
+  if (state.outcome() == outcome_exception) state.set(flag_unretrieved);
+  state.set(flag_done);
+  if (state.waiters) notify_waiters(state);
+  if (state.has(flag_linked)) unlink_task(state);
+  if (--state.refs != 0) return false;
+  retire(state);
+  return true;
+}
+
+void prepare_await(FutureState& task, FutureState& awaited) {
+  if (OURO_UNLIKELY(&task == &awaited)) {
+    throw RuntimeError("Task cannot await on itself: " + name_of(task));
+  }
+  if (OURO_UNLIKELY(task.home != awaited.home)) {
+    throw RuntimeError("Task " + name_of(task) + " got a future attached to a different loop",
+                       "await it on its own loop, or use run_coroutine_threadsafe and wrap_future");
+  }
+}
+
+bool caught_cancellation(FutureState& state) noexcept {
+  const std::type_info* type = abi::__cxa_current_exception_type();
+  if (!type) return false;
+  if (*type == typeid(CancelledError)) {
+    if (state.has(flag_nested)) return true;
+    // The message is read through the pointer that an exception_ptr is; rethrowing to read it would cost 1 us.
+    const std::exception_ptr exception = std::current_exception();
+    const CancelledError* error = nullptr;
+    static_assert(sizeof(exception) == sizeof(error));
+    std::memcpy(&error, &exception, sizeof(error));
+    try {
+      if (!error->message().empty()) {
+        rare_of(state).cancel_message = error->message();
+      } else if (const Rare* rare = state.rare ? rare_if(state) : nullptr; rare && !rare->cancel_message.empty()) {
+        rare_of(state).cancel_message.clear();
+      }
+    } catch (...) {
+      // Without memory the cancellation goes on without its message.
+    }
+    return true;
+  }
+  if (*type == typeid(KeyboardInterrupt) && !state.has(flag_nested)) {
+    state.home->interrupt = std::current_exception();
+    state.home->attention = true;
+    state.home->budget = 1;
+  }
+  return false;
+}
+
+// ---- Cancellation
+// -----------------------------------------------------------------------------------------------------
+
+namespace {
+
+// What a task that was cancelled before its first step has for a leaf: its body never runs a line.
+void end_unstarted(void*) {
+  LoopState& loop = *running_loop;
+  FutureState& state = *loop.current;
+  state.clear(flag_must_cancel);
+  state.set_outcome(outcome_cancelled);
+  if (complete(state)) destroy_frame(state.frame());
+}
+
+constinit FrameHeader cancelled_before_start{&end_unstarted, nullptr};
+
+void remember_message(FutureState& state, const std::string& message) noexcept {
+  const Rare* rare = state.rare ? rare_if(state) : nullptr;
+  if (message.empty() && (!rare || rare->cancel_message.empty())) return;
+  try {
+    rare_of(state).cancel_message = message;
+  } catch (...) {
+    // Without memory the cancellation goes on without its message.
+  }
+}
+
+void owe_cancel(FutureState& task) noexcept {
+  task.set(flag_must_cancel);
+  if (!task.has(flag_started)) task.leaf = &cancelled_before_start;
+}
+
+}  // namespace
+
+bool cancel(FutureState& first, const std::string& message) noexcept {
+  if (first.done()) return false;
+  FutureState* state = &first;
+  for (;;) {
+    remember_message(*state, message);
+    if (!state->has(flag_task)) {
+      Waitee* source = std::exchange(state->waiting_on, nullptr);
+      state->set_outcome(outcome_cancelled);
+      settle(*state);
+      if (source) source->cancel(*state, message);
+      return true;
+    }
+    if (state->cancel_requests != 0xffff) ++state->cancel_requests;
+    Waitee* waitee = state->waiting_on;
+    if (!waitee) {
+      owe_cancel(*state);
+      return true;
+    }
+    FutureState* inner = waitee->forward();
+    if (!inner) {
+      if (!waitee->cancel(*state, message)) owe_cancel(*state);
+      return true;
+    }
+    state = inner;  // it is pending: a task stops waiting for a future in the moment in which that is done
+  }
+}
+
+void throw_cancelled(FutureState& task) {
+  task.clear(flag_must_cancel | flag_deliver_cancel);
+  const Rare* rare = task.rare ? rare_if(task) : nullptr;
+  throw CancelledError(rare ? rare->cancel_message : std::string());
+}
+
+void reset_unstarted(FutureState& task) noexcept {
+  if (!task.has(flag_started)) task.leaf = const_cast<FrameHeader*>(&first_step);
+}
+
+// ---- Outcomes
+// -----------------------------------------------------------------------------------------------------------
+
+void throw_outcome(FutureState& state, const std::exception_ptr& exception) {
+  state.clear(flag_unretrieved);
+  if (state.outcome() == outcome_cancelled) {
+    const Rare* rare = state.rare ? rare_if(state) : nullptr;
+    throw CancelledError(rare ? rare->cancel_message : std::string());
+  }
+  std::rethrow_exception(exception);
+}
+
+void throw_not_done(const FutureState&) {
+  throw InvalidStateError("Result is not set.", "await the future, or ask done() first");
+}
+
+std::exception_ptr exception_or_cancellation(FutureState& state) {
+  if (state.outcome() == outcome_exception) {
+    state.clear(flag_unretrieved);
+    return exception_of(state);
+  }
+  const Rare* rare = state.rare ? rare_if(state) : nullptr;
+  return std::make_exception_ptr(CancelledError(rare ? rare->cancel_message : std::string()));
+}
+
+// ---- The end
+// --------------------------------------------------------------------------------------------------------------
+
+namespace {
+
+void report_unretrieved(FutureState& state) noexcept {
+  state.clear(flag_unretrieved);
+  ++state.refs;  // the handler may look at it
+  ExceptionContext context;
+  try {
+    context.message =
+        state.has(flag_task) ? "Task exception was never retrieved" : "Future exception was never retrieved";
+    context.exception = exception_of(state);
+    if (state.has(flag_task)) context.task = name_of(state);
+    context.created = state.created;
+    report_error(*state.home, context);
+  } catch (...) {
+    std::fputs("ouro: out of memory while reporting an exception that was never retrieved\n", stderr);
+  }
+  --state.refs;
+}
+
+}  // namespace
+
+void retire(FutureState& state) noexcept {
+  if (OURO_UNLIKELY(state.has(flag_unretrieved))) report_unretrieved(state);
+  --state.home->live;
+}
+
+namespace {
+
+OURO_NOINLINE void settle_debts(FutureState& state) noexcept {
+  // Dropped while pending: nobody awaits it, for awaiters hold references; its callbacks go with it.
+  if (state.waiters) notify_waiters(state);
+  if (state.has(flag_unretrieved)) report_unretrieved(state);
+}
+
+}  // namespace
+
+void destroy(FutureState& state) noexcept {
+  LoopState& home = *state.home;
+  if (OURO_UNLIKELY(state.waiters != nullptr || state.has(flag_unretrieved))) settle_debts(state);
+  if (OURO_LIKELY(--home.live != 0)) return destroy_frame(state.frame());
+  destroy_frame(state.frame());
+  release_loop_state(home);
+}
+
+void destroy_unstarted(FutureState& coroutine) noexcept {
+  report_never_awaited(coroutine);
+  destroy_frame(coroutine.frame());
+}
+
+void destroy_nested(FutureState& outermost) noexcept {
+  if (outermost.has(flag_foreign) || !outermost.has(flag_started)) return;
+  void* frame = outermost.leaf;
+  while (frame != outermost.frame()) {
+    NestedAwaiter* awaiter = state_at(frame).awaiter;
+    void* parent = awaiter->parent.address();
+    awaiter->child = nullptr;
+    destroy_frame(frame);
+    frame = parent;
+  }
+  outermost.leaf = outermost.frame();
+}
+
+void destroy_suspended(FutureState& outermost) noexcept {
+  destroy_nested(outermost);
+  destroy_frame(outermost.frame());
+}
+
+void report_never_awaited(const FutureState& state) noexcept {
+  const LoopState* loop = running_state();
+  if (OURO_LIKELY(!loop || !loop->debug)) return;
+  std::fprintf(stderr, "ouro: coroutine '%s' was never awaited (%s:%u)\n", state.created.function_name(),
+               state.created.file_name(), state.created.line());
+}
+
+}  // namespace ouro::detail

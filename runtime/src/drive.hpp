@@ -1,0 +1,23 @@
+// The drive loop, inline for the few places that resume frames. It always looks at the transfer slot, so that one build
+// of the library serves consumers with tail calls and without.
+#pragma once
+
+#include <coroutine>
+
+#include <ouro/runtime/config.hpp>
+#include <ouro/runtime/detail/core.hpp>
+
+namespace ouro::detail {
+
+extern constinit thread_local void* transfer_slot;
+
+inline void drive_inline(void* frame) {
+  std::coroutine_handle<>::from_address(frame).resume();
+  while (OURO_UNLIKELY(transfer_slot != nullptr)) {
+    void* next = transfer_slot;
+    transfer_slot = nullptr;
+    std::coroutine_handle<>::from_address(next).resume();
+  }
+}
+
+}  // namespace ouro::detail

@@ -1,0 +1,109 @@
+#include <ouro/runtime/detail/errand.hpp>
+
+#include <sched.h>
+
+#include <ouro/runtime/futures.hpp>
+
+namespace ouro::detail {
+
+void Errand::set_out() noexcept {
+  FutureState& future = *future_;
+  LoopState& home = *home_;
+  add_ref(future);
+  future.waiting_on = this;
+  future.link.prev = nullptr;
+  future.link.next = home.errands;
+  if (home.errands) home.errands->link.prev = &future;
+  home.errands = &future;
+}
+
+namespace {
+
+void unlink(LoopState& home, FutureState& future) noexcept {
+  (future.link.prev ? future.link.prev->link.next : home.errands) = future.link.next;
+  if (future.link.next) future.link.next->link.prev = future.link.prev;
+  future.waiting_on = nullptr;
+}
+
+}  // namespace
+
+void Errand::discard() noexcept {
+  FutureState& future = *future_;
+  unlink(*home_, future);
+  release();
+  drop_ref(future);
+}
+
+bool Errand::begin() noexcept {
+  State seen = State::out;
+  return state_.compare_exchange_strong(seen, State::begun, std::memory_order_relaxed,
+                                        std::memory_order_acquire);  // pairs with the release in let_go()
+}
+
+void Errand::come_back() noexcept {
+  State seen = State::begun;
+  // Relaxed on success: what this thread has written is released by the post.
+  if (!state_.compare_exchange_strong(seen, State::returning, std::memory_order_relaxed,
+                                      std::memory_order_acquire)) {  // pairs with the release in let_go()
+    release();
+  } else if (!post_to(*home_, *this)) {
+    state_.store(State::stranded, std::memory_order_release);  // pairs with the acquire in drop()
+  }
+}
+
+bool Errand::let_go() noexcept {
+  // All that is needed of the errand is read before the exchange: after it, another thread may free it.
+  LoopState& home = *home_;
+  FutureState& future = *future_;
+  const ConcurrentHandle source = take_source();
+  State seen = state_.load(std::memory_order_relaxed);
+  while (seen == State::out || seen == State::begun) {
+    // Release: pairs with the failing exchanges of begin() and come_back().
+    if (state_.compare_exchange_weak(seen, State::dropped, std::memory_order_release, std::memory_order_relaxed)) {
+      unlink(home, future);
+      drop_ref(future);
+      return true;
+    }
+  }
+  return false;
+}
+
+bool Errand::cancel(FutureState& future, const std::string&) noexcept {
+  // If it is on its way back it will find the future cancelled; until then it stays linked, and so to be found.
+  if (!let_go()) future.waiting_on = this;
+  return true;
+}
+
+void Errand::drop() noexcept {
+  if (let_go()) return;
+  while (state_.load(std::memory_order_acquire) != State::stranded) sched_yield();
+  discard();
+}
+
+Errand* Errand::of(ReadyNode& node) noexcept {
+  auto* header = static_cast<FrameHeader*>(node.leaf);
+  return header->resume == &Errand::returned ? static_cast<Errand*>(header) : nullptr;
+}
+
+void Errand::returned(void* leaf) {
+  auto& errand = *static_cast<Errand*>(static_cast<FrameHeader*>(leaf));
+  FutureState& future = *errand.future_;
+  errand.home_->current = nullptr;
+  unlink(*errand.home_, future);
+  if (!future.done()) {
+    if (errand.cancelled_) {
+      detail::cancel(future, std::string());
+    } else {
+      errand.deliver(future);
+      settle(future);
+    }
+  }
+  errand.release();
+  drop_ref(future);
+}
+
+void drop_errands(LoopState& loop) noexcept {
+  while (FutureState* future = loop.errands) static_cast<Errand*>(future->waiting_on)->drop();
+}
+
+}  // namespace ouro::detail

@@ -1,0 +1,85 @@
+// The parts of the executors that are no templates.
+#include <ouro/runtime/executors.hpp>
+
+#include <algorithm>
+#include <memory>
+#include <thread>
+
+#include <ouro/runtime/exceptions.hpp>
+
+#include "thread_pool.hpp"
+
+namespace ouro {
+namespace {
+
+std::size_t default_workers() noexcept {
+  return std::min<std::size_t>(32, std::max(1U, std::thread::hardware_concurrency()) + 4);
+}
+
+}  // namespace
+
+ThreadPoolExecutor::ThreadPoolExecutor() : ThreadPoolExecutor(default_workers()) {}
+
+ThreadPoolExecutor::ThreadPoolExecutor(std::size_t max_workers, Options options)
+    : pool_(std::make_shared<Pool>(*this, max_workers, options)) {}
+
+ThreadPoolExecutor::~ThreadPoolExecutor() {
+  pool_->shut(false);
+  if (unattended_ || on_own_thread()) {
+    pool_->detach();
+  } else {
+    pool_->join();
+  }
+}
+
+void ThreadPoolExecutor::submit(Job& job) { pool_->submit(job); }
+
+void ThreadPoolExecutor::shutdown(bool wait, bool cancel_futures) {
+  if (wait && on_own_thread()) {
+    throw RuntimeError("shutdown: a thread of the executor cannot wait for itself to end",
+                       "call shutdown(false, ...) there, or shut it down from another thread");
+  }
+  pool_->shut(cancel_futures);
+  unattended_ = !wait;
+  if (wait) pool_->join();
+}
+
+bool ThreadPoolExecutor::on_own_thread() const noexcept { return detail::executor_of_this_thread() == this; }
+
+std::size_t ThreadPoolExecutor::max_workers() const noexcept { return pool_->max_workers; }
+std::size_t ThreadPoolExecutor::max_queued() const noexcept { return pool_->max_queued; }
+std::size_t ThreadPoolExecutor::queue_depth() const noexcept { return pool_->depth(); }
+std::size_t ThreadPoolExecutor::threads() const noexcept { return pool_->started.load(std::memory_order_relaxed); }
+
+namespace detail {
+
+void LoopJob::run() noexcept {
+  if (!begin()) {
+    release();
+    return;
+  }
+  call();
+  come_back();
+}
+
+void LoopJob::cancel() noexcept {
+  if (!begin()) {
+    release();
+    return;
+  }
+  cancelled_ = true;
+  come_back();
+}
+
+void submit_job(LoopState&, Executor* executor, LoopJob& job) {
+  job.set_out();
+  try {
+    executor->submit(job);
+  } catch (...) {
+    job.discard();
+    throw;
+  }
+}
+
+}  // namespace detail
+}  // namespace ouro

@@ -1,0 +1,202 @@
+// The parts of futures and of callback nodes that are no templates.
+#include <ouro/runtime/futures.hpp>
+
+#include <string>
+#include <thread>
+
+#include <ouro/runtime/base_event_loop.hpp>
+#include <ouro/runtime/events.hpp>
+
+#include "report.hpp"
+
+namespace ouro {
+namespace detail {
+
+// ---- Callback nodes -------------------------------------------------------------------------------------------------
+
+bool CallbackNode::begin(State to) noexcept {
+  State expected = pending;
+  if (threadsafe_) return state_.compare_exchange_strong(expected, to, std::memory_order_acq_rel);
+  if (state_.load(std::memory_order_relaxed) != pending) return false;
+  state_.store(to, std::memory_order_relaxed);
+  return true;
+}
+
+void CallbackNode::run(void* leaf) {
+  auto& node = *static_cast<CallbackNode*>(static_cast<FrameHeader*>(leaf));
+  node.home->current = nullptr;
+  if (node.begin(running)) {
+    struct End {
+      CallbackNode& node;
+      ~End() {
+        node.drop_(node);
+        node.state_.store(done, std::memory_order_release);
+        node.drop_ref();
+      }
+    } end{node};
+    try {
+      node.call_(node);
+    } catch (const KeyboardInterrupt&) {
+      throw;
+    } catch (const CancelledError& error) {
+      node.report_failure("CancelledError " + error.message());
+    } catch (...) {
+      node.report_failure({});
+    }
+  } else {
+    node.drop_ref();
+  }
+}
+
+void CallbackNode::report_failure(const std::string& detail) noexcept {
+  try {
+    ExceptionContext context;
+    context.message = detail.empty() ? "Exception in callback" : "Exception in callback: " + detail;
+    context.exception = std::current_exception();
+    context.created = site;
+    report_error(*home, context);
+  } catch (...) {
+    print_error(ExceptionContext());
+  }
+}
+
+void CallbackNode::cancel() noexcept {
+  if (!begin(cancelled)) return;
+  if (timer.armed()) {
+    disarm_timer(*home, timer);
+    drop_(*this);
+    drop_ref();  // the loop's: it will not meet the node again
+    return;
+  }
+  drop_(*this);
+}
+
+void CallbackNode::abandon() noexcept {
+  if (begin(cancelled)) drop_(*this);
+  drop_ref();
+}
+
+void CallbackNode::free(CallbackNode& node) noexcept {
+  // Not run and not cancelled: the loop went away with it.
+  if (node.state_.load(std::memory_order_acquire) == pending) node.drop_(node);
+  const std::uint32_t bytes = node.bytes_;
+  node.~CallbackNode();
+  free_frame(&node, bytes);
+}
+
+// ---- Done-callbacks -------------------------------------------------------------------------------------------------
+
+void notify_done_waiter(Waiter& self, FutureState& done) noexcept {
+  auto& waiter = static_cast<DoneWaiter&>(self);
+  if (!done.done() || done.home->closed) {
+    waiter.node->abandon();
+    return;
+  }
+  add_ref(done);
+  waiter.future = &done;
+  done.home->ready.push_back(*waiter.node);
+}
+
+CallbackToken add_done_waiter(FutureState& state, DoneWaiter& waiter, CallbackNode& node) {
+  waiter.notify = &notify_done_waiter;
+  waiter.node = &node;
+  waiter.id = ++state.home->last_callback;
+  const CallbackToken token{waiter.id};
+  if (state.home->closed) {
+    node.abandon();
+    throw RuntimeError("Event loop is closed");
+  }
+  if (state.done()) {
+    waiter.next = waiter.prev = nullptr;
+    notify_done_waiter(waiter, state);
+  } else {
+    link_waiter(state, waiter);
+  }
+  return token;
+}
+
+std::size_t remove_done_waiters(FutureState& state, CallbackToken token, void (*function)()) noexcept {
+  std::size_t removed = 0;
+  Waiter* waiter = state.done() ? nullptr : state.waiters;
+  while (waiter) {
+    Waiter* next = waiter->next == state.waiters ? nullptr : waiter->next;
+    if (waiter->notify == &notify_done_waiter) {
+      auto& candidate = static_cast<DoneWaiter&>(*waiter);
+      if (function ? candidate.function == function : candidate.id == token.id) {
+        unlink_waiter(state, candidate);
+        candidate.node->abandon();
+        ++removed;
+      }
+    }
+    waiter = next;
+  }
+  return removed;
+}
+
+// ---- Checks ---------------------------------------------------------------------------------------------------------
+
+void throw_uninitialised() {
+  throw RuntimeError("Future object is not initialized.", "make it with loop.create_future() or create_task()");
+}
+
+void throw_already_done(const FutureState&) {
+  throw InvalidStateError("invalid state", "a future can be ended once: ask done() first");
+}
+
+void check_thread(const LoopState& home, const char* operation) {
+  const LoopState* running = running_state();
+  if (running == &home || !home.loop || !home.loop->is_running()) return;
+  throw RuntimeError(
+      std::string("Non-thread-safe operation invoked on an event loop other than the current one: ") + operation,
+      "from another thread use call_soon_threadsafe");
+}
+
+void check_settable(FutureState& state, const char* operation) {
+  if (state.home->debug) check_thread(*state.home, operation);
+  if (OURO_UNLIKELY(state.has(flag_task))) {
+    throw RuntimeError(std::string("Task does not support ") + operation + " operation");
+  }
+  if (OURO_UNLIKELY(state.done())) throw_already_done(state);
+  if (OURO_UNLIKELY(state.home->closed && state.waiters)) throw RuntimeError("Event loop is closed");
+}
+
+BaseEventLoop& loop_of(FutureState& state) {
+  if (!state.home->loop) throw RuntimeError("the loop of this future is destroyed");
+  return *state.home->loop;
+}
+
+// ---- Awaiting
+// ---------------------------------------------------------------------------------------------------------
+
+void FutureAwaiterBase::resumed(Waiter& self, FutureState&) noexcept {
+  FutureState& task = *static_cast<FutureAwaiterBase&>(self).task_;
+  if (OURO_LIKELY(!task.home->closed)) wake(task);
+}
+
+void FutureAwaiterBase::forward_due_cancel(FutureState& task) noexcept {
+  const Rare* rare = task.rare ? rare_if(task) : nullptr;
+  if (detail::cancel(*future_.get(), rare ? rare->cancel_message : std::string())) task.clear(flag_must_cancel);
+}
+
+}  // namespace detail
+
+bool AnyFuture::cancel(std::string message) {
+  detail::FutureState& state = handle_.state();
+  if (state.home->debug) detail::check_thread(*state.home, "cancel");
+  return detail::cancel(state, message);
+}
+
+std::exception_ptr AnyFuture::exception() const {
+  detail::FutureState& state = handle_.state();
+  if (!state.done()) throw InvalidStateError("Exception is not set.", "await the future, or ask done() first");
+  state.clear(detail::flag_unretrieved);
+  if (state.outcome() == detail::outcome_value) return nullptr;
+  if (state.outcome() == detail::outcome_cancelled) detail::throw_outcome(state, nullptr);
+  return detail::exception_of(state);
+}
+
+std::size_t AnyFuture::remove_done_callback(CallbackToken token) {
+  return detail::remove_done_waiters(handle_.state(), token, nullptr);
+}
+
+}  // namespace ouro

@@ -1,0 +1,255 @@
+// The parts of gather and map that are no templates: the runner of a gather, errors, cancellation, destruction.
+#include <ouro/runtime/detail/gather_state.hpp>
+
+#include <ouro/runtime/exceptions.hpp>
+#include <ouro/runtime/gather.hpp>
+#include <ouro/runtime/map.hpp>
+
+#include "drive.hpp"
+
+namespace ouro::detail {
+
+GatherState::~GatherState() {
+  if (!waiting) return;
+  // Its parent is destroyed with the loop.
+  (newer ? newer->older : home->gathers) = older;
+  if (older) older->newer = newer;
+  let_go_of_futures();
+}
+
+void GatherState::never_destroyed(void*) { OURO_ASSERT(!"a gather's header is no frame"); }
+
+void GatherState::start(FutureState& task, void* frame, std::source_location where) noexcept {
+  parent = &task;
+  home = task.home;
+  task.leaf = frame;
+  task.waiting_on = this;
+  site = where;
+  pending = count + 1;
+  if (!fixed) pending = 1;
+  plain_slots = slot_kind == SlotKind::value && !indirect;
+  waiting = true;
+  older = home->gathers;
+  newer = nullptr;
+  if (older) older->newer = this;
+  home->gathers = this;
+  leaf = static_cast<FrameHeader*>(this);
+  home->ready.push_back(*this);
+  if (nodes) {
+    for (std::uint32_t i = 0; i < count; ++i) {
+      nodes[i].gather = this;
+      nodes[i].index = i;
+      nodes[i].notify = &notified;
+    }
+  }
+  if (OURO_UNLIKELY(task.has(flag_must_cancel))) {
+    const Rare* rare = task.rare ? rare_if(task) : nullptr;
+    if (cancel(task, rare ? rare->cancel_message : std::string())) task.clear(flag_must_cancel);
+  }
+}
+
+void GatherState::start_future(GatherNode& node) noexcept {
+  if (node.future->done()) {
+    home->current = nullptr;
+    future_done(node);
+  } else {
+    node.linked = true;
+    link_waiter(*node.future, node);
+  }
+}
+
+// A child that was cancelled, through its handle, before it could start: its body never runs a line.
+void GatherState::end_unstarted(FutureState& child) noexcept {
+  child.clear(flag_must_cancel);
+  child.set_outcome(outcome_cancelled);
+  child_failed(child, nullptr);
+  if (child_done(child)) std::coroutine_handle<>::from_address(child.frame()).destroy();
+}
+
+void GatherState::run_fixed(void* header) {
+  auto& self = *static_cast<GatherState*>(static_cast<FrameHeader*>(header));
+  LoopState& loop = *self.home;
+  FutureState** const children = self.children;
+  const std::uint32_t last = self.count;
+  while (self.next_child < last && OURO_LIKELY(!self.aborting)) {
+    const std::uint32_t i = self.next_child++;
+    FutureState* child = children ? children[i] : nullptr;
+    if (OURO_UNLIKELY(child == nullptr)) {
+      self.start_future(self.nodes[i]);
+      continue;
+    }
+    if (i + 4 < last) {
+      const auto ahead = reinterpret_cast<std::uintptr_t>(children[i + 4]);  // nullptr for a future: harmless
+      __builtin_prefetch(reinterpret_cast<const void*>(ahead - sizeof(FrameHeader)), 1);
+      __builtin_prefetch(reinterpret_cast<const void*>(ahead + sizeof(FutureState)), 1);
+    }
+    self.adopt_child(*child, i);
+    if (OURO_UNLIKELY(child->has(flag_must_cancel))) {
+      self.end_unstarted(*child);
+      continue;
+    }
+    child->set(flag_started);
+    loop.current = child;
+    drive_inline(child->frame());
+    if (--loop.budget == 0) {
+      loop.budget = 1;  // the loop counts the runner itself
+      loop.batch.push_front(self);
+      return;
+    }
+  }
+  self.runner_done();
+}
+
+void GatherState::runner_done() noexcept {
+  if (fixed) {
+    // Aborted: what has not been started never is.
+    for (std::uint32_t i = next_child; i < count; ++i) {
+      if (children && children[i]) {
+        FutureState* child = std::exchange(children[i], nullptr);
+        if (child->refs == 0) {
+          std::coroutine_handle<>::from_address(child->frame()).destroy();
+        } else {
+          child->set_outcome(outcome_cancelled);
+          keep_child(*child);
+        }
+      }
+      --pending;
+    }
+    next_child = count;
+  }
+  if (--pending == 0) finish();
+}
+
+void GatherState::keep_child(FutureState& child) noexcept {
+  child.set(flag_done);
+  child.clear(flag_gathered);
+  child.waiters = nullptr;
+  ++home->live;
+}
+
+void GatherState::refill() noexcept {
+  starved = false;
+  home->ready.push_back(*this);
+}
+
+void GatherState::forget(FutureState& child) noexcept {
+  const std::uint32_t position = child.child.position;
+  FutureState* last = children[listed - 1];
+  children[position] = last;
+  last->child.position = position;
+  --listed;
+  unlisted(listed);
+}
+
+void GatherState::finish() noexcept {
+  waiting = false;
+  listed = 0;
+  (newer ? newer->older : home->gathers) = older;
+  if (older) older->newer = newer;
+  if (OURO_LIKELY(!home->closed)) wake(*parent);
+}
+
+void GatherState::child_failed(FutureState& child, std::exception_ptr exception) noexcept {
+  if (return_exceptions) {
+    // The typed slot of a child that never started holds no outcome yet; the cancellation is the gather's own.
+    if (!first_error) first_error = std::make_exception_ptr(CancelledError(cancel_message));
+    return;
+  }
+  fail(exception ? std::move(exception) : exception_or_cancellation(child));
+}
+
+void GatherState::fail(std::exception_ptr exception) noexcept {
+  if (first_error) return;
+  first_error = std::move(exception);
+  aborting = true;
+  if (!cancel_requested) {
+    cancel_children(std::string(), false);
+    let_go_of_futures();
+  }
+  if (OURO_UNLIKELY(starved)) refill();
+}
+
+bool GatherState::cancel_children(const std::string& message, bool also_futures) noexcept {
+  bool any = false;
+  for (std::uint32_t i = 0; i < listed; ++i) {
+    FutureState* child = children[i];
+    if (child && child->has(flag_started) && !child->done()) any = detail::cancel(*child, message) || any;
+  }
+  if (also_futures && nodes) {
+    for (std::uint32_t i = 0; i < count; ++i) {
+      if (nodes[i].future && !nodes[i].future->done()) any = detail::cancel(*nodes[i].future, message) || any;
+    }
+  }
+  return any;
+}
+
+bool GatherState::cancel(FutureState&, const std::string& message) noexcept {
+  const bool unstarted = fixed ? next_child < count : pending > 0;
+  if (!waiting) return false;
+  cancel_requested = true;
+  try {
+    cancel_message = message;
+  } catch (...) {
+    // Without memory the cancellation goes on without its message.
+  }
+  aborting = true;
+  const bool any = cancel_children(message, true);
+  if (OURO_UNLIKELY(starved)) refill();
+  return any || unstarted;
+}
+
+void GatherState::let_go_of_futures() noexcept {
+  if (!nodes) return;
+  for (std::uint32_t i = 0; i < count; ++i) {
+    if (!nodes[i].linked) continue;
+    nodes[i].linked = false;
+    unlink_waiter(*nodes[i].future, nodes[i]);
+    if (waiting) --pending;
+  }
+}
+
+void GatherState::notified(Waiter& waiter, FutureState&) noexcept {
+  auto& node = static_cast<GatherNode&>(waiter);
+  node.linked = false;
+  if (OURO_UNLIKELY(node.gather->home->closed)) return;
+  node.gather->future_done(node);
+}
+
+void GatherState::future_done(GatherNode& node) noexcept {
+  FutureState& future = *node.future;
+  try {
+    if (future.outcome() == outcome_value || return_exceptions) {
+      node.store(node);
+    } else {
+      fail(exception_or_cancellation(future));
+    }
+  } catch (...) {
+    fail(std::current_exception());
+  }
+  if (--pending == 0) finish();
+}
+
+void GatherState::rethrow_if_failed() {
+  check_cancelled(*parent);
+  if (first_error) std::rethrow_exception(std::move(first_error));
+  if (cancel_requested) throw CancelledError(cancel_message);
+}
+
+FutureState* GatherState::take_child() noexcept {
+  while (listed > 0) {
+    FutureState* child = std::exchange(children[listed - 1], nullptr);
+    --listed;
+    if (!child) continue;
+    if (child->has(flag_started)) return child;
+    std::coroutine_handle<>::from_address(child->frame()).destroy();
+  }
+  return nullptr;
+}
+
+void GatherState::destroy_children() noexcept {
+  while (FutureState* child = take_child()) bury(*home, *child);
+}
+
+void throw_zero_limit() { throw ValueError("map: the limit must be at least 1"); }
+
+}  // namespace ouro::detail

@@ -1,0 +1,10 @@
+# cmake -D PROGRAM=... -D EXPECTED=... -P compare.cmake: runs PROGRAM, compares its stdout and its exit code.
+execute_process(COMMAND ${PROGRAM} OUTPUT_VARIABLE output RESULT_VARIABLE code)
+file(READ ${EXPECTED} expected)
+if(NOT output STREQUAL expected)
+  message("--- expected\n${expected}--- printed\n${output}---")
+  message(FATAL_ERROR "stdout differs from what is expected; the program ended with ${code}")
+endif()
+if(NOT code STREQUAL "0")
+  message(FATAL_ERROR "printed what it should, but ended with ${code}")
+endif()
