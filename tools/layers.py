@@ -15,14 +15,15 @@ from pathlib import Path
 # Lowest first. The non-template halves of core, futures, tasks and generators speak to the loop, so these sources
 # stand above it though their headers do not. Where a floor of `io` meets one of `runtime`, runtime is below.
 RUNTIME = [
-    ("F0", ["config", "clock", "config.cpp", "exceptions", "detail/futex", "detail/frame_pool", "detail/timer_node"]),
+    ("F0", ["config", "clock", "config.cpp", "exceptions", "detail/futex", "detail/frame_pool", "detail/timer_node",
+            "detail/ready_queue"]),
     ("F1", ["parker", "detail/core", "detail/result", "detail/callback_node", "detail/gather_state",
             "detail/generator_state", "detail/errand", "events", "awaitable"]),
     ("F2", ["coroutine", "futures", "concurrent_future", "tasks", "generators"]),
-    ("F3", ["timer_wheel", "inject_queue", "drive", "report", "bury", "thread_pool"]),
-    ("F4", ["executors", "thread_parker", "base_event_loop", "core.cpp", "futures.cpp", "tasks.cpp",
-            "generators.cpp", "errand.cpp", "report.cpp", "thread_pool.cpp", "executors.cpp"]),
-    ("F5", ["sleep", "gather", "map", "gather.cpp", "threads", "shutdown"]),
+    ("F3", ["timer_wheel", "inject_queue", "drive", "report", "bury", "inbox.cpp"]),
+    ("F4", ["executors", "thread_pool", "thread_parker", "base_event_loop", "core.cpp", "futures.cpp", "tasks.cpp",
+            "generators.cpp", "errand.cpp", "report.cpp", "thread_pool.cpp", "executors.cpp", "close.cpp"]),
+    ("F5", ["sleep", "gather", "map", "gather.cpp", "sleep.cpp", "threads", "shutdown"]),
 ]
 IO = [
     ("I0", ["errors", "fd", "ring"]),
@@ -32,7 +33,8 @@ IO = [
     ("I6", ["ouro"]),
 ]
 # Headers of src/, which no public header may see.
-PRIVATE = {"runtime": {"timer_wheel", "inject_queue", "drive", "report", "thread_pool"}, "io": {"fd", "ring", "operation", "proactor"}}
+PRIVATE = {"runtime": {"timer_wheel", "inject_queue", "drive", "report", "thread_pool"},
+           "io": {"fd", "ring", "operation", "proactor"}}
 
 WIDTH = 120
 LINES = {"header": 450, "source": 500, "test": 600}

@@ -1,6 +1,6 @@
-// The main job on Node.js: Promise.all of async functions. A yield is `await null`, a microtask: cheaper than a turn of Node's loop.
-// Node cannot have a function called by another thread, so it has no executor. Arguments and the rule of sampling are those of
-// bench/driver.hpp. Run it with --expose-gc, so that each sample begins with a clean heap.
+// The main job on Node.js: Promise.all of async functions. A yield is `await null`, a microtask: cheaper than a turn of
+// Node's loop. Node cannot have a function called by another thread, so it has no executor. Arguments and the rule of
+// sampling are those of bench/driver.hpp. Run it with --expose-gc, so that each sample begins with a clean heap.
 'use strict';
 const { Worker } = require('worker_threads');
 
@@ -100,8 +100,9 @@ async function yields(n, count) {
 
 async function wake() {
   if (works && !works.includes('wake')) return;
-  const other = new Worker("const { parentPort } = require('worker_threads'); parentPort.on('message', (m) => parentPort.postMessage(m));",
-    { eval: true });
+  const echo = "const { parentPort } = require('worker_threads'); " +
+    "parentPort.on('message', (message) => parentPort.postMessage(message));";
+  const other = new Worker(echo, { eval: true });
   const thereAndBack = (i) => new Promise((resolve) => {
     other.once('message', resolve);
     other.postMessage(i);

@@ -55,7 +55,8 @@ async def measure(name, threads, ns, rounds, by_cpu=False):
     for i, n in enumerate(ns):
         left = end - time.perf_counter_ns()
         if item_ns * n > left:
-            print(f"SKIP peer={options.peer} work={name} N={n} reason=budget predicted_s={item_ns * n / 1e9:.1f}", flush=True)
+            predicted = f"predicted_s={item_ns * n / 1e9:.1f}"
+            print(f"SKIP peer={options.peer} work={name} N={n} reason=budget {predicted}", flush=True)
             continue
         until = time.perf_counter_ns() + left / (len(ns) - i)
         samples, walls = [], []

@@ -5,9 +5,10 @@
 // Only one runner handles it at a time, on the main thread, and only if nobody else does.
 #include <ouro/io/runners.hpp>
 
-#include <csignal>
+#include <pthread.h>
 
 #include <atomic>
+#include <csignal>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,15 @@ void on_sigint(int) {
   handlers_at_work.fetch_sub(1);
 }
 
+// A process that was forked inside a run is not part of it: SIGINT ends it, or the run that it begins itself.
+void watch_forks() {
+  static const int watched = ::pthread_atfork(nullptr, nullptr, [] {
+    handlers_at_work.store(0);
+    if (interrupted_loop.exchange(nullptr)) ::signal(SIGINT, SIG_DFL);
+  });
+  static_cast<void>(watched);
+}
+
 // Handles SIGINT for the time of one run.
 class Interruptible {
  public:
@@ -44,6 +54,7 @@ class Interruptible {
         (current.sa_flags & SA_SIGINFO) != 0 || current.sa_handler != SIG_DFL) {
       return;
     }
+    watch_forks();
     interrupts.store(0);
     interrupted_loop.store(&loop);
     loop.set_interrupt_handler([this, &task] {
@@ -105,8 +116,10 @@ void Runner::check_usable() const {
 EventLoop& Runner::get_loop() {
   if (closed_) throw RuntimeError("Runner is closed");
   if (!loop_) {
-    loop_ = options_.loop_factory ? options_.loop_factory() : new_event_loop();
-    if (!loop_) throw RuntimeError("the loop factory gave no loop");
+    std::unique_ptr<EventLoop> made = options_.loop_factory ? options_.loop_factory() : new_event_loop();
+    if (!made) throw RuntimeError("the loop factory gave no loop");
+    made->parker().poll();  // what the system denies it denies here, before there is a task
+    loop_ = std::move(made);
     if (!options_.loop_factory) set_event_loop(loop_.get());
     if (options_.debug) loop_->set_debug(*options_.debug);
     if (options_.spin) loop_->set_spin(*options_.spin);

@@ -40,8 +40,6 @@ namespace {
 constexpr std::uint32_t looks_every = 61;
 constexpr std::chrono::nanoseconds default_spin = std::chrono::microseconds(50);
 constexpr std::chrono::nanoseconds shortest_spin = std::chrono::microseconds(2);
-constexpr std::uint32_t timer_of_task = 0;
-constexpr std::uint32_t timer_of_callback = 1;
 
 bool debug_from_environment() noexcept {
   const char* value = std::getenv("OURO_DEBUG");
@@ -50,8 +48,9 @@ bool debug_from_environment() noexcept {
 
 // Of a task; harmless for anything else, and for nullptr.
 inline void prefetch_frame(const detail::ReadyNode* node) noexcept {
-  __builtin_prefetch(
-      reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(node) - sizeof(detail::FrameHeader)));
+  const std::uintptr_t frame = reinterpret_cast<std::uintptr_t>(node) - sizeof(detail::FrameHeader);
+  __builtin_prefetch(reinterpret_cast<const void*>(frame));
+  __builtin_prefetch(reinterpret_cast<const void*>(frame + 128));
 }
 
 void pause() noexcept {
@@ -64,68 +63,7 @@ void pause() noexcept {
 
 }  // namespace
 
-namespace detail {
-
-// ---- Posting
-// ----------------------------------------------------------------------------------------------------------
-
-bool post_to(LoopState& loop, ReadyNode& node) noexcept {
-  bool counted = false;
-  ReadyNode* seen = loop.inbox.load(std::memory_order_relaxed);
-  for (;;) {
-    if (seen == shut()) {
-      if (counted) loop.posters.fetch_sub(1, std::memory_order_release);
-      return false;
-    }
-    if (seen == asleep() && !counted) {
-      loop.posters.fetch_add(1, std::memory_order_relaxed);  // ordered by the exchange below
-      counted = true;
-    }
-    node.next = seen == asleep() ? nullptr : seen;
-    // Release: the loop sees the node as it was made (pairs with the acquire in take_inbox and close). A success that
-    // replaces asleep() also publishes `posters`.
-    if (loop.inbox.compare_exchange_weak(seen, &node, std::memory_order_release, std::memory_order_relaxed)) break;
-  }
-  if (counted) {
-    if (seen == asleep()) loop.parker->unpark();
-    loop.posters.fetch_sub(1, std::memory_order_release);  // pairs with the acquire in ~BaseEventLoop
-  }
-  return true;
-}
-
-void release_loop_state(LoopState& home) noexcept {
-  if (!home.loop) delete &home;
-}
-
-// ---- Timers
-// -------------------------------------------------------------------------------------------------------------
-
-void arm_sleep_until(FutureState& task, TimerNode& timer, TimePoint deadline) noexcept {
-  LoopState& home = *task.home;
-  const TimePoint now = home.clock->now();
-  timer.deadline = deadline;
-  timer.kind = timer_of_task;
-  home.timers->insert(timer, now);
-  if (deadline <= now) home.attention = true;
-}
-
-void arm_sleep(FutureState& task, TimerNode& timer, Duration delay) noexcept {
-  LoopState& home = *task.home;
-  const TimePoint now = home.clock->now();
-  timer.deadline = saturating_add(now, delay);
-  timer.kind = timer_of_task;
-  home.timers->insert(timer, now);
-}
-
-void disarm(LoopState& home, TimerNode& timer) noexcept { home.timers->cancel(timer); }
-void disarm_timer(LoopState& home, TimerNode& timer) noexcept { home.timers->cancel(timer); }
-
-void throw_nan_delay() { throw ValueError("Invalid delay: NaN (not a number)"); }
-
-}  // namespace detail
-
-// ---- Life
-// ---------------------------------------------------------------------------------------------------------------
+// ---- Life ----
 
 BaseEventLoop::BaseEventLoop(std::unique_ptr<Parker> parker, const Clock& clock)
     : state_(new detail::LoopState),
@@ -169,89 +107,7 @@ void BaseEventLoop::stop() noexcept {
   state_->attention = true;
 }
 
-namespace {
-
-// A callback or an errand that came back, which is let go of; tasks and gathers are buried elsewhere.
-void let_go(detail::ReadyNode& node) noexcept {
-  auto* header = static_cast<detail::FrameHeader*>(node.leaf);
-  if (detail::CallbackNode::is_one(*header)) {
-    static_cast<detail::CallbackNode*>(header)->abandon();
-  } else if (detail::Errand* errand = detail::Errand::of(node)) {
-    errand->discard();
-  }
-}
-
-}  // namespace
-
-void BaseEventLoop::drop_callbacks() noexcept {
-  for (detail::ReadyQueue* queue : {&state_->batch, &state_->ready, &events_, &injected_}) {
-    while (!queue->empty()) let_go(*queue->pop_front());
-  }
-  while (detail::TimerNode* timer = state_->timers->pop_any()) {
-    if (timer->kind == timer_of_callback) let_go(*timer->target);
-  }
-}
-
-void BaseEventLoop::destroy_tasks() noexcept {
-  std::size_t pending = 0;
-  ExceptionContext context;
-  for (detail::FutureState* task = state_->tasks; task; task = task->link.next) {
-    ++pending;
-    if (!task->link.next) {
-      try {
-        context.task = detail::name_of(*task);
-        context.created = task->created;
-      } catch (...) {
-        context.task.clear();
-      }
-    }
-  }
-  if (pending != 0) {
-    try {
-      context.message = pending == 1
-                            ? "Task was destroyed but it is pending!"
-                            : std::to_string(pending) + " tasks were destroyed but they are pending! The first:";
-    } catch (...) {
-      context.message.clear();
-    }
-    call_exception_handler(context);
-  }
-  while (detail::FutureState* task = state_->tasks) {
-    state_->tasks = task->link.next;
-    task->clear(detail::flag_linked);
-    detail::bury(*state_, *task);
-  }
-}
-
-void BaseEventLoop::close() {
-  if (running_)
-    throw RuntimeError("Cannot close a running event loop", "stop() it, and close it when run_* has returned");
-  if (state_->closed) return;
-  state_->closed = true;
-  detail::update_special(*state_);
-  detail::LoopState* outer = detail::set_running_state(nullptr);
-  take_inbox(state_->inbox.exchange(detail::shut(), std::memory_order_acquire));
-  drop_callbacks();
-  destroy_tasks();
-  drop_callbacks();
-  detail::drop_asyncgens(*state_);
-  detail::drop_errands(*state_);
-  if (std::shared_ptr<Executor> executor = std::exchange(executor_, nullptr)) {
-    try {
-      executor->shutdown(false, false);
-    } catch (...) {
-      ExceptionContext context;
-      context.message = "the executor could not be shut down";
-      context.exception = std::current_exception();
-      call_exception_handler(context);
-    }
-  }
-  executor_shut_down_ = true;
-  detail::set_running_state(outer);
-}
-
-// ---- Running
-// ------------------------------------------------------------------------------------------------------------
+// ---- Running ----
 
 void BaseEventLoop::run_forever() {
   check_runnable();
@@ -274,49 +130,62 @@ void BaseEventLoop::run_forever() {
   run_turns();
 }
 
+inline void BaseEventLoop::run_node(detail::ReadyNode& node) {
+  if (OURO_UNLIKELY(state_->debug)) return run_node_debug(node);
+  state_->current = static_cast<detail::FutureState*>(&node);
+  detail::drive_inline(node.leaf);
+}
+
+// Runs what is left of the batch, within the budget. True if that was all.
+inline bool BaseEventLoop::run_chunk() {
+  detail::LoopState& s = *state_;
+  while (!s.batch.empty()) {
+    detail::ReadyNode* node = s.batch.pop_front();
+    prefetch_frame(node->next);
+    run_node(*node);
+    if (--s.budget == 0) return s.batch.empty();
+  }
+  return true;
+}
+
 void BaseEventLoop::run_turns() {
   detail::LoopState& s = *state_;
+  bool late = false;  // the look comes after a whole budget: what it finds goes before the batch
   do {
-    if (s.budget == 0 || s.attention || s.ready.empty()) look();
+    look();
+    s.batch.splice_back(s.ready);
+    if (late) run_found();
     run_batch();
+    // Turns without a look: nothing waits but what is ready, and the budget is not used up.
+    while (s.budget != 0 && !s.attention && !s.ready.empty() && events_.empty() && injected_.empty()) {
+      s.batch = s.ready.take();
+      if (!run_chunk()) run_batch();
+    }
+    late = s.budget == 0;
   } while (!stopping_);
   if (s.interrupt) std::rethrow_exception(std::exchange(s.interrupt, nullptr));
 }
 
+// A whole turn: the batch, with looks in between, and what the looks found.
 void BaseEventLoop::run_batch() {
-  detail::LoopState& s = *state_;
-  s.batch.splice_back(s.ready);
   for (;;) {
-    while (!s.batch.empty()) {
-      detail::ReadyNode* node = s.batch.pop_front();
-      prefetch_frame(node->next);
-      if (OURO_UNLIKELY(s.debug)) {
-        run_node_debug(*node);
-      } else {
-        s.current = static_cast<detail::FutureState*>(node);
-        detail::drive_inline(node->leaf);
-      }
-      if (--s.budget == 0) break;
-    }
-    const bool finished = s.batch.empty();
+    const bool finished = state_->budget == 0 ? state_->batch.empty() : run_chunk();
     if (!finished) look();
-    if (!events_.empty()) run_some(events_, looks_every);
-    if (!injected_.empty()) run_some(injected_, looks_every);
+    run_found();
     if (finished) return;
   }
 }
 
+void BaseEventLoop::run_found() {
+  if (!events_.empty()) run_some(events_, looks_every);
+  if (!injected_.empty()) run_some(injected_, looks_every);
+}
+
 void BaseEventLoop::run_some(detail::ReadyQueue& queue, std::uint32_t most) {
-  detail::LoopState& s = *state_;
   for (; most != 0 && !queue.empty(); --most) {
     detail::ReadyNode* node = queue.pop_front();
     prefetch_frame(node->next);
-    if (OURO_UNLIKELY(s.debug)) {
-      run_node_debug(*node);
-    } else {
-      s.current = static_cast<detail::FutureState*>(node);
-      detail::drive_inline(node->leaf);
-    }
+    run_node(*node);
   }
 }
 
@@ -351,7 +220,7 @@ void BaseEventLoop::look() {
   ++counters_.looks;
   s.current = nullptr;
   s.budget = looks_every;
-  s.attention = false;
+  s.attention = stopping_;
   if (OURO_UNLIKELY(interrupted_.load(std::memory_order_relaxed))) {
     interrupted_.store(false, std::memory_order_relaxed);
     if (interrupt_handler_) interrupt_handler_();
@@ -363,19 +232,19 @@ void BaseEventLoop::look() {
     detail::LoopState& s;
     detail::ReadyQueue& events;
     detail::ReadyQueue ready;
-    Apart(detail::LoopState& state, detail::ReadyQueue& queue) : s(state), events(queue), ready(state.ready) {
-      s.ready = detail::ReadyQueue();
-    }
+    Apart(detail::LoopState& state, detail::ReadyQueue& queue) : s(state), events(queue), ready(state.ready.take()) {}
     ~Apart() {
       events.splice_back(s.ready);
       s.ready = ready;
     }
   } apart(s, events_);
   parker_->poll();
+  events_.splice_back(s.ready);  // completions come before timers
   fire_timers();
   if (s.inbox.load(std::memory_order_relaxed)) take_inbox(s.inbox.exchange(nullptr, std::memory_order_acquire));
   if (apart.ready.empty() && s.ready.empty() && s.batch.empty() && events_.empty() && injected_.empty() && !stopping_) {
     wait_for_work();
+    events_.splice_back(s.ready);
     fire_timers();
   }
 }
@@ -411,15 +280,15 @@ bool BaseEventLoop::spin(TimePoint deadline) {
   if (spin_now_ < shortest_spin) return false;
   detail::LoopState& s = *state_;
   const TimePoint end = std::min(deadline, detail::saturating_add(time(), spin_now_));
-  for (unsigned round = 0;; ++round) {
+  for (;;) {
     if (s.inbox.load(std::memory_order_relaxed) || interrupted_.load(std::memory_order_relaxed) || parker_->poll() ||
         !s.ready.empty()) {
       spin_now_ = spin_longest_;
       return true;
     }
-    for (int i = 0; i < 16; ++i) pause();
+    for (int i = 0; i < 4; ++i) pause();
     if (time() >= end) break;
-    if (round % 8 == 7) std::this_thread::yield();  // who is to wake us may share this processor
+    std::this_thread::yield();  // who is to wake us may share this processor, and would not run otherwise
   }
   if (deadline <= end) return true;
   spin_now_ /= 2;
@@ -429,18 +298,14 @@ bool BaseEventLoop::spin(TimePoint deadline) {
 void BaseEventLoop::take_inbox(detail::ReadyNode* newest) noexcept {
   if (!newest || newest == detail::asleep() || newest == detail::shut()) return;
   ++counters_.posts;
-  detail::ReadyNode* oldest = nullptr;
-  while (newest) {
-    detail::ReadyNode* next = newest->next;
-    newest->next = oldest;
-    oldest = newest;
-    newest = next;
-  }
-  while (oldest) {
-    detail::ReadyNode* next = oldest->next;
-    injected_.push_back(*oldest);
-    oldest = next;
-  }
+  injected_.splice_back_reversed(*newest);
+}
+
+// Before the loop runs: what was posted comes before what call_soon adds next.
+void BaseEventLoop::take_posts() noexcept {
+  if (!state_->inbox.load(std::memory_order_relaxed)) return;
+  take_inbox(state_->inbox.exchange(nullptr, std::memory_order_acquire));
+  state_->ready.splice_back(injected_);
 }
 
 void BaseEventLoop::fire_timers() noexcept {
@@ -449,7 +314,7 @@ void BaseEventLoop::fire_timers() noexcept {
   const TimePoint now = time();
   std::uint32_t left = looks_every;
   while (detail::TimerNode* timer = s.timers->pop_due(now)) {
-    if (timer->kind == timer_of_task) {
+    if (timer->kind == detail::timer_of_task) {
       static_cast<detail::FutureState*>(timer->target)->waiting_on = nullptr;
     }
     events_.push_back(*timer->target);
@@ -499,8 +364,7 @@ void BaseEventLoop::run_until_done(detail::FutureState& state) {
   if (!state.done()) throw RuntimeError("Event loop stopped before Future completed.");
 }
 
-// ---- Callbacks
-// ------------------------------------------------------------------------------------------------------------
+// ---- Callbacks ----
 
 bool BaseEventLoop::post(detail::ReadyNode& node) noexcept { return detail::post_to(*state_, node); }
 
@@ -508,7 +372,7 @@ void BaseEventLoop::arm(detail::CallbackNode& node, TimePoint when) noexcept {
   node.when = when;
   node.timer.deadline = when;
   node.timer.target = &node;
-  node.timer.kind = timer_of_callback;
+  node.timer.kind = detail::timer_of_callback;
   const TimePoint now = time();
   state_->timers->insert(node.timer, now);
   if (when <= now) state_->attention = true;
@@ -524,7 +388,7 @@ void BaseEventLoop::set_spin(std::chrono::nanoseconds longest) noexcept {
   spin_now_ = spin_longest_;
 }
 
-// ---- Tasks, executors ----------------------------------------------------------------------------------------------
+// ---- Tasks, executors ----
 
 void BaseEventLoop::set_task_factory(TaskFactory factory) {
   using Plain = void (*)(BaseEventLoop&, AnyTask, TaskOptions&);

@@ -29,6 +29,7 @@ void bury_one(LoopState& home, FutureState& task) noexcept {
   task.set_outcome(outcome_cancelled);
   task.set(flag_done);
   task.waiting_on = nullptr;
+  if (task.waiters) notify_waiters(task);  // nobody wakes; callbacks go now, and not with the last handle
   drop_ref(task);
 }
 

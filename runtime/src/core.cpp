@@ -2,6 +2,7 @@
 #include <ouro/runtime/detail/core.hpp>
 
 #include <cxxabi.h>
+#include <pthread.h>
 
 #include <cstdio>
 #include <cstring>
@@ -21,7 +22,9 @@ constinit thread_local void* transfer_slot = nullptr;
 
 namespace {
 
-constinit thread_local LoopState* running_loop = nullptr;
+constinit thread_local LoopState* driven_loop = nullptr;  // by run_forever on this thread
+constinit thread_local LoopState* running_loop =
+    nullptr;  // the same, but none in a forked child: see set_running_state
 
 FutureState& state_at(void* frame) noexcept {
   return *reinterpret_cast<FutureState*>(static_cast<char*>(frame) + sizeof(FrameHeader));
@@ -35,7 +38,13 @@ void set_transfer_slot(void* frame) noexcept { transfer_slot = frame; }
 
 OURO_NOINLINE LoopState* running_state() noexcept { return running_loop; }
 
-LoopState* set_running_state(LoopState* loop) noexcept { return std::exchange(running_loop, loop); }
+// A process that was forked inside a loop has none that runs: it may make its own, as asyncio has it.
+LoopState* set_running_state(LoopState* loop) noexcept {
+  static const int watched = ::pthread_atfork(nullptr, nullptr, [] { running_loop = nullptr; });
+  static_cast<void>(watched);
+  driven_loop = loop;
+  return std::exchange(running_loop, loop);
+}
 
 void drive(void* frame) { drive_inline(frame); }
 
@@ -67,7 +76,7 @@ void throw_shared_result() {
                      "await the last handle, or await an lvalue to get a reference");
 }
 
-// ---- The list of waiters ------------------------------------------------------------------------------------------
+// ---- The list of waiters ----
 
 void link_waiter(FutureState& state, Waiter& waiter) noexcept {
   Waiter* first = state.waiters;
@@ -100,7 +109,7 @@ void notify_waiters(FutureState& state) noexcept {
   }
 }
 
-// ---- Names ----------------------------------------------------------------------------------------------------------
+// ---- Names ----
 
 Rare& rare_of(FutureState& state) {
   if (Rare* rare = rare_if(state); rare && state.rare != 0) return *rare;
@@ -136,7 +145,7 @@ void set_name(FutureState& state, std::string_view name) {
   rare.named = true;
 }
 
-// ---- Becoming and being a task --------------------------------------------------------------------------------------
+// ---- Becoming and being a task ----
 
 void count_record(LoopState& home) noexcept { ++home.live; }
 
@@ -164,7 +173,7 @@ namespace {
 
 // The leaf of a task that has not run: from here on it has started.
 void begin_task(void*) {
-  FutureState& state = *running_loop->current;
+  FutureState& state = *driven_loop->current;
   state.set(flag_started);
   state.leaf = state.frame();
   std::coroutine_handle<>::from_address(state.leaf).resume();
@@ -231,14 +240,13 @@ bool caught_cancellation(FutureState& state) noexcept {
   return false;
 }
 
-// ---- Cancellation
-// -----------------------------------------------------------------------------------------------------
+// ---- Cancellation ----
 
 namespace {
 
 // What a task that was cancelled before its first step has for a leaf: its body never runs a line.
 void end_unstarted(void*) {
-  LoopState& loop = *running_loop;
+  LoopState& loop = *driven_loop;
   FutureState& state = *loop.current;
   state.clear(flag_must_cancel);
   state.set_outcome(outcome_cancelled);
@@ -264,8 +272,38 @@ void owe_cancel(FutureState& task) noexcept {
 
 }  // namespace
 
+namespace {
+
+FutureState* awaited_by(const FutureState& state) noexcept {
+  return state.has(flag_task) && state.waiting_on ? state.waiting_on->forward() : nullptr;
+}
+
+// Tasks that wait for each other in a ring: one of them, or nullptr if the chain that begins with `first` has an end.
+FutureState* find_ring(FutureState& first) noexcept {
+  FutureState* mark = &first;
+  std::uint64_t steps = 0;
+  std::uint64_t limit = 2;
+  for (FutureState* state = awaited_by(first); state; state = awaited_by(*state)) {
+    if (state == mark) return state;
+    if (++steps == limit) {
+      mark = state;
+      steps = 0;
+      limit *= 2;
+    }
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+void count_cancel(FutureState& task, const std::string& message) noexcept {
+  remember_message(task, message);
+  if (task.cancel_requests != 0xffff) ++task.cancel_requests;
+}
+
 bool cancel(FutureState& first, const std::string& message) noexcept {
   if (first.done()) return false;
+  FutureState* const ring = find_ring(first);
   FutureState* state = &first;
   for (;;) {
     remember_message(*state, message);
@@ -277,12 +315,13 @@ bool cancel(FutureState& first, const std::string& message) noexcept {
       return true;
     }
     if (state->cancel_requests != 0xffff) ++state->cancel_requests;
+    if (OURO_UNLIKELY(state->home->closed)) return true;  // a destructor asks: the close is about to destroy the task
     Waitee* waitee = state->waiting_on;
     if (!waitee) {
       owe_cancel(*state);
       return true;
     }
-    FutureState* inner = waitee->forward();
+    FutureState* inner = state == ring ? nullptr : waitee->forward();  // in a ring one task has to stop waiting
     if (!inner) {
       if (!waitee->cancel(*state, message)) owe_cancel(*state);
       return true;
@@ -301,8 +340,7 @@ void reset_unstarted(FutureState& task) noexcept {
   if (!task.has(flag_started)) task.leaf = const_cast<FrameHeader*>(&first_step);
 }
 
-// ---- Outcomes
-// -----------------------------------------------------------------------------------------------------------
+// ---- Outcomes ----
 
 void throw_outcome(FutureState& state, const std::exception_ptr& exception) {
   state.clear(flag_unretrieved);
@@ -326,8 +364,7 @@ std::exception_ptr exception_or_cancellation(FutureState& state) {
   return std::make_exception_ptr(CancelledError(rare ? rare->cancel_message : std::string()));
 }
 
-// ---- The end
-// --------------------------------------------------------------------------------------------------------------
+// ---- The end ----
 
 namespace {
 
@@ -367,14 +404,33 @@ OURO_NOINLINE void settle_debts(FutureState& state) noexcept {
 
 void destroy(FutureState& state) noexcept {
   LoopState& home = *state.home;
-  if (OURO_UNLIKELY(state.waiters != nullptr || state.has(flag_unretrieved))) settle_debts(state);
-  if (OURO_LIKELY(--home.live != 0)) return destroy_frame(state.frame());
+  if (OURO_UNLIKELY(state.waiters != nullptr || state.has(flag_unretrieved))) {
+    if (state.has(flag_gathered)) return;  // its gather owns it still; the count was of handles alone
+    settle_debts(state);
+  }
+  if (home.destroying) {
+    state.next = home.doomed;
+    home.doomed = &state;
+    return;
+  }
+  // What the frame held, tasks that held tasks say, follows one by one and not inside each other.
+  home.destroying = true;
   destroy_frame(state.frame());
-  release_loop_state(home);
+  std::uint64_t gone = 1;
+  while (OURO_UNLIKELY(home.doomed != nullptr)) {
+    ReadyNode* next = home.doomed;
+    home.doomed = next->next;
+    destroy_frame(static_cast<FutureState*>(next)->frame());
+    ++gone;
+  }
+  home.destroying = false;
+  home.live -= gone;
+  if (OURO_UNLIKELY(home.live == 0)) release_loop_state(home);
 }
 
 void destroy_unstarted(FutureState& coroutine) noexcept {
-  report_never_awaited(coroutine);
+  if (OURO_UNLIKELY(coroutine.refs != 0)) return drop_ref(coroutine);  // a task factory kept a handle and threw
+  if (!coroutine.has(flag_task)) report_never_awaited(coroutine);
   destroy_frame(coroutine.frame());
 }
 

@@ -34,14 +34,8 @@ void Errand::discard() noexcept {
   drop_ref(future);
 }
 
-bool Errand::begin() noexcept {
-  State seen = State::out;
-  return state_.compare_exchange_strong(seen, State::begun, std::memory_order_relaxed,
-                                        std::memory_order_acquire);  // pairs with the release in let_go()
-}
-
 void Errand::come_back() noexcept {
-  State seen = State::begun;
+  State seen = State::out;
   // Relaxed on success: what this thread has written is released by the post.
   if (!state_.compare_exchange_strong(seen, State::returning, std::memory_order_relaxed,
                                       std::memory_order_acquire)) {  // pairs with the release in let_go()
@@ -51,31 +45,34 @@ void Errand::come_back() noexcept {
   }
 }
 
-bool Errand::let_go() noexcept {
+bool Errand::let_go(bool cancelled) noexcept {
+  leave_source(cancelled);
   // All that is needed of the errand is read before the exchange: after it, another thread may free it.
   LoopState& home = *home_;
   FutureState& future = *future_;
-  const ConcurrentHandle source = take_source();
-  State seen = state_.load(std::memory_order_relaxed);
-  while (seen == State::out || seen == State::begun) {
-    // Release: pairs with the failing exchanges of begin() and come_back().
-    if (state_.compare_exchange_weak(seen, State::dropped, std::memory_order_release, std::memory_order_relaxed)) {
-      unlink(home, future);
-      drop_ref(future);
-      return true;
-    }
+  State seen = State::out;
+  // Release: pairs with the acquire in wanted() and in the failing exchange of come_back().
+  if (!state_.compare_exchange_strong(seen, State::dropped, std::memory_order_release, std::memory_order_relaxed)) {
+    return false;
   }
-  return false;
+  unlink(home, future);
+  drop_ref(future);
+  return true;
 }
 
-bool Errand::cancel(FutureState& future, const std::string&) noexcept {
+const WaiteeKind Errand::errand_kind{[](Waitee& self, FutureState& future, const std::string&) noexcept {
+                                       return static_cast<Errand&>(self).given_up(future);
+                                     },
+                                     nullptr, nullptr, "executor"};
+
+bool Errand::given_up(FutureState& future) noexcept {
   // If it is on its way back it will find the future cancelled; until then it stays linked, and so to be found.
-  if (!let_go()) future.waiting_on = this;
+  if (!let_go(true)) future.waiting_on = this;
   return true;
 }
 
 void Errand::drop() noexcept {
-  if (let_go()) return;
+  if (let_go(false)) return;
   while (state_.load(std::memory_order_acquire) != State::stranded) sched_yield();
   discard();
 }
@@ -88,6 +85,10 @@ Errand* Errand::of(ReadyNode& node) noexcept {
 void Errand::returned(void* leaf) {
   auto& errand = *static_cast<Errand*>(static_cast<FrameHeader*>(leaf));
   FutureState& future = *errand.future_;
+  // Errands come in chains: the next one's future is fetched while this one's task is made ready.
+  if (errand.next) {
+    if (const Errand* next = of(*errand.next)) __builtin_prefetch(next->future_, 1);
+  }
   errand.home_->current = nullptr;
   unlink(*errand.home_, future);
   if (!future.done()) {

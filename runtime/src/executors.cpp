@@ -54,7 +54,7 @@ std::size_t ThreadPoolExecutor::threads() const noexcept { return pool_->started
 namespace detail {
 
 void LoopJob::run() noexcept {
-  if (!begin()) {
+  if (!wanted()) {
     release();
     return;
   }
@@ -63,10 +63,6 @@ void LoopJob::run() noexcept {
 }
 
 void LoopJob::cancel() noexcept {
-  if (!begin()) {
-    release();
-    return;
-  }
   cancelled_ = true;
   come_back();
 }

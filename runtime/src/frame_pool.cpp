@@ -21,7 +21,7 @@ namespace {
 
 constexpr std::size_t class_bytes = frame_class_bytes;
 constexpr std::size_t class_count = frame_classes;
-constexpr std::uint32_t chain_frames = 128;
+constexpr std::uint32_t chain_frames = 512;
 constexpr std::size_t first_slab_bytes = std::size_t{64} << 10;
 constexpr std::size_t slab_bytes = std::size_t{2} << 20;
 
@@ -36,6 +36,7 @@ static_assert(sizeof(FreeFrame) <= class_bytes);
 // written by the owner alone, and read by frame_ledger() from elsewhere: relaxed.
 struct FreeList {
   FreeFrame* head;
+  FreeFrame* spare;     // a whole chain, or nullptr
   std::uint64_t freed;  // frames, ever
   std::uint64_t limit;  // frames allocated, ever, and `offset`
   std::uint64_t offset;
@@ -86,7 +87,8 @@ struct Reaper {
     Depot& shared = depot();
     std::scoped_lock lock(shared.mutex);
     for (std::size_t c = 0; c < class_count; ++c) {
-      if (FreeFrame* chain = pool.lists[c].head) {
+      for (FreeFrame* chain : {pool.lists[c].head, pool.lists[c].spare}) {
+        if (!chain) continue;
         chain->next_chain = shared.chains[c];
         shared.chains[c] = chain;
       }
@@ -140,19 +142,28 @@ void set_limit(FreeList& list, std::uint64_t ahead) noexcept {
   __atomic_store_n(&list.limit, list.freed + ahead, __ATOMIC_RELAXED);
 }
 
-// The list of class `c` is empty: a chain from the depot, or a new frame.
+// Begins the list with a chain, whose first frame is given out.
+void* begin_chain(FreeList& list, FreeFrame* chain) noexcept {
+  list.head = chain->next;
+  count(list.limit);
+  set_limit(list, 1);
+  return chain;
+}
+
+// The list of class `c` is empty: the second one, a chain from the depot, or a new frame.
 OURO_NOINLINE void* refill(std::size_t c) {
-  register_thread();
   FreeList& list = pool.lists[c];
+  if (FreeFrame* chain = list.spare) {
+    list.spare = nullptr;
+    return begin_chain(list, chain);
+  }
+  register_thread();
   {
     Depot& shared = depot();
     std::scoped_lock lock(shared.mutex);
     if (FreeFrame* chain = shared.chains[c]) {
       shared.chains[c] = chain->next_chain;
-      list.head = chain->next;
-      count(list.limit);
-      set_limit(list, chain_frames + 1);  // of a shorter chain more are kept
-      return chain;
+      return begin_chain(list, chain);
     }
   }
   const std::size_t bytes = (c + 1) * class_bytes;
@@ -160,20 +171,23 @@ OURO_NOINLINE void* refill(std::size_t c) {
   void* frame = pool.slab;
   pool.slab += bytes;
   count(list.limit);
-  set_limit(list, 2 * chain_frames);
+  set_limit(list, chain_frames);
   return frame;
 }
 
-// The list of class `c` is two chains long: the older one goes to the depot.
+// The list of class `c` is a chain long: it becomes the second one, and the one that was goes to the depot.
 OURO_NOINLINE void hand_over(std::size_t c) noexcept {
   FreeList& list = pool.lists[c];
-  FreeFrame* last = list.head;
-  for (std::uint32_t i = 1; i < chain_frames && last->next; ++i) last = last->next;
-  FreeFrame* chain = last->next;
-  last->next = nullptr;
+  if (!pool.registered) {
+    // The first frame that this thread frees: what it leaves behind must not be lost with it.
+    register_thread();
+    return set_limit(list, chain_frames - 1);
+  }
+  FreeFrame* chain = list.spare;
+  list.spare = list.head;
+  list.head = nullptr;
   set_limit(list, chain_frames);
   if (!chain) return;
-  register_thread();
   Depot& shared = depot();
   std::scoped_lock lock(shared.mutex);
   chain->next_chain = shared.chains[c];
@@ -201,6 +215,7 @@ void* allocate_small_frame(std::size_t c) {
   FreeFrame* frame = list.head;
   if (OURO_UNLIKELY(frame == nullptr)) return refill(c);
   list.head = frame->next;
+  __builtin_prefetch(list.head, 1);
   count(list.limit);
   return frame;
 }
@@ -213,7 +228,7 @@ void free_small_frame(void* memory, std::size_t c) noexcept {
   list.head = frame;
   const std::uint64_t freed = list.freed + 1;
   __atomic_store_n(&list.freed, freed, __ATOMIC_RELAXED);
-  if (OURO_UNLIKELY(freed == list.limit)) hand_over(c);
+  if (OURO_UNLIKELY(freed >= list.limit)) hand_over(c);
 }
 
 FrameLedger frame_ledger() noexcept {

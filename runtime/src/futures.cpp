@@ -12,7 +12,7 @@
 namespace ouro {
 namespace detail {
 
-// ---- Callback nodes -------------------------------------------------------------------------------------------------
+// ---- Callback nodes ----
 
 bool CallbackNode::begin(State to) noexcept {
   State expected = pending;
@@ -84,7 +84,7 @@ void CallbackNode::free(CallbackNode& node) noexcept {
   free_frame(&node, bytes);
 }
 
-// ---- Done-callbacks -------------------------------------------------------------------------------------------------
+// ---- Done-callbacks ----
 
 void notify_done_waiter(Waiter& self, FutureState& done) noexcept {
   auto& waiter = static_cast<DoneWaiter&>(self);
@@ -124,7 +124,8 @@ std::size_t remove_done_waiters(FutureState& state, CallbackToken token, void (*
       auto& candidate = static_cast<DoneWaiter&>(*waiter);
       if (function ? candidate.function == function : candidate.id == token.id) {
         unlink_waiter(state, candidate);
-        candidate.node->abandon();
+        candidate.node->abandon();  // destroys the callable, which may change the list; a plain function does not
+        if (!function) return 1;
         ++removed;
       }
     }
@@ -133,7 +134,7 @@ std::size_t remove_done_waiters(FutureState& state, CallbackToken token, void (*
   return removed;
 }
 
-// ---- Checks ---------------------------------------------------------------------------------------------------------
+// ---- Checks ----
 
 void throw_uninitialised() {
   throw RuntimeError("Future object is not initialized.", "make it with loop.create_future() or create_task()");
@@ -165,8 +166,19 @@ BaseEventLoop& loop_of(FutureState& state) {
   return *state.home->loop;
 }
 
-// ---- Awaiting
-// ---------------------------------------------------------------------------------------------------------
+// ---- Awaiting ----
+
+const WaiteeKind FutureAwaiterBase::future_kind{
+    // Only asked of a task in a ring of tasks that wait for each other: elsewhere what is awaited is cancelled instead.
+    [](Waitee& waitee, FutureState& task, const std::string&) noexcept {
+      auto& self = static_cast<FutureAwaiterBase&>(waitee);
+      unlink_waiter(*self.future_.get(), self);
+      task.set(flag_deliver_cancel);
+      wake(task);
+      return true;
+    },
+    [](const Waitee& self) noexcept { return static_cast<const FutureAwaiterBase&>(self).future_.get(); }, nullptr,
+    "future"};
 
 void FutureAwaiterBase::resumed(Waiter& self, FutureState&) noexcept {
   FutureState& task = *static_cast<FutureAwaiterBase&>(self).task_;

@@ -9,6 +9,12 @@
 
 namespace ouro::detail {
 
+const WaiteeKind GatherState::gather_kind{
+    [](Waitee& self, FutureState&, const std::string& message) noexcept {
+      return static_cast<GatherState&>(self).cancel_all(message);
+    },
+    nullptr, [](Waitee& self) noexcept { return static_cast<GatherState&>(self).take_suspended_child(); }, "gather"};
+
 GatherState::~GatherState() {
   if (!waiting) return;
   // Its parent is destroyed with the loop.
@@ -17,7 +23,7 @@ GatherState::~GatherState() {
   let_go_of_futures();
 }
 
-void GatherState::never_destroyed(void*) { OURO_ASSERT(!"a gather's header is no frame"); }
+void GatherState::never_destroyed(void*) { OURO_ASSERT(false); }
 
 void GatherState::start(FutureState& task, void* frame, std::source_location where) noexcept {
   parent = &task;
@@ -28,6 +34,7 @@ void GatherState::start(FutureState& task, void* frame, std::source_location whe
   pending = count + 1;
   if (!fixed) pending = 1;
   plain_slots = slot_kind == SlotKind::value && !indirect;
+  simple = plain_slots && fixed;
   waiting = true;
   older = home->gathers;
   newer = nullptr;
@@ -44,7 +51,17 @@ void GatherState::start(FutureState& task, void* frame, std::source_location whe
   }
   if (OURO_UNLIKELY(task.has(flag_must_cancel))) {
     const Rare* rare = task.rare ? rare_if(task) : nullptr;
-    if (cancel(task, rare ? rare->cancel_message : std::string())) task.clear(flag_must_cancel);
+    if (cancel_all(rare ? rare->cancel_message : std::string())) task.clear(flag_must_cancel);
+  }
+}
+
+void GatherState::check_futures(FutureState& task) const {
+  for (std::uint32_t i = 0; i < count; ++i) {
+    if (!nodes[i].future) continue;
+    if (nodes[i].future->home != task.home) {
+      throw ValueError("The future belongs to a different loop than the one specified as the loop argument");
+    }
+    prepare_await(task, *nodes[i].future);
   }
 }
 
@@ -62,7 +79,15 @@ void GatherState::start_future(GatherNode& node) noexcept {
 void GatherState::end_unstarted(FutureState& child) noexcept {
   child.clear(flag_must_cancel);
   child.set_outcome(outcome_cancelled);
-  child_failed(child, nullptr);
+  if (return_exceptions) {
+    try {
+      unrun.emplace_back(child.child.index, exception_or_cancellation(child));
+    } catch (...) {
+      fail(std::current_exception());
+    }
+  } else {
+    child_failed(child, nullptr);
+  }
   if (child_done(child)) std::coroutine_handle<>::from_address(child.frame()).destroy();
 }
 
@@ -83,8 +108,9 @@ void GatherState::run_fixed(void* header) {
       __builtin_prefetch(reinterpret_cast<const void*>(ahead - sizeof(FrameHeader)), 1);
       __builtin_prefetch(reinterpret_cast<const void*>(ahead + sizeof(FutureState)), 1);
     }
-    self.adopt_child(*child, i);
-    if (OURO_UNLIKELY(child->has(flag_must_cancel))) {
+    if (OURO_LIKELY(!child->has(flag_gathered))) {
+      self.adopt_child(*child, i);
+    } else if (child->has(flag_must_cancel)) {
       self.end_unstarted(*child);
       continue;
     }
@@ -150,11 +176,6 @@ void GatherState::finish() noexcept {
 }
 
 void GatherState::child_failed(FutureState& child, std::exception_ptr exception) noexcept {
-  if (return_exceptions) {
-    // The typed slot of a child that never started holds no outcome yet; the cancellation is the gather's own.
-    if (!first_error) first_error = std::make_exception_ptr(CancelledError(cancel_message));
-    return;
-  }
   fail(exception ? std::move(exception) : exception_or_cancellation(child));
 }
 
@@ -169,11 +190,24 @@ void GatherState::fail(std::exception_ptr exception) noexcept {
   if (OURO_UNLIKELY(starved)) refill();
 }
 
-bool GatherState::cancel_children(const std::string& message, bool also_futures) noexcept {
+bool GatherState::cancel_own(const std::string& message, bool also_futures, GatherState**& last) noexcept {
   bool any = false;
   for (std::uint32_t i = 0; i < listed; ++i) {
     FutureState* child = children[i];
-    if (child && child->has(flag_started) && !child->done()) any = detail::cancel(*child, message) || any;
+    if (!child || !child->has(flag_started) || child->done()) continue;
+    any = true;
+    Waitee* waitee = child->waiting_on;
+    if (!waitee || waitee->kind != &gather_kind) {
+      detail::cancel(*child, message);
+      continue;
+    }
+    count_cancel(*child, message);
+    auto& inner = static_cast<GatherState&>(*waitee);
+    if (inner.to_cancel) continue;
+    inner.to_cancel = true;
+    inner.next_to_cancel = nullptr;
+    *last = &inner;
+    last = &inner.next_to_cancel;
   }
   if (also_futures && nodes) {
     for (std::uint32_t i = 0; i < count; ++i) {
@@ -183,16 +217,36 @@ bool GatherState::cancel_children(const std::string& message, bool also_futures)
   return any;
 }
 
-bool GatherState::cancel(FutureState&, const std::string& message) noexcept {
-  const bool unstarted = fixed ? next_child < count : pending > 0;
-  if (!waiting) return false;
+// Gathers whose parents are children here form a list, so that gathers in gathers need no stack.
+bool GatherState::cancel_children(const std::string& message, bool also_futures) noexcept {
+  GatherState* list = nullptr;
+  GatherState** last = &list;
+  const bool any = cancel_own(message, also_futures, last);
+  while (GatherState* inner = list) {
+    inner->begin_cancel(message);
+    inner->cancel_own(message, true, last);
+    if (OURO_UNLIKELY(inner->starved)) inner->refill();
+    list = inner->next_to_cancel;
+    inner->to_cancel = false;
+    if (!list) last = &list;
+  }
+  return any;
+}
+
+void GatherState::begin_cancel(const std::string& message) noexcept {
   cancel_requested = true;
+  aborting = true;
   try {
     cancel_message = message;
   } catch (...) {
     // Without memory the cancellation goes on without its message.
   }
-  aborting = true;
+}
+
+bool GatherState::cancel_all(const std::string& message) noexcept {
+  const bool unstarted = fixed ? next_child < count : pending > 0;
+  if (!waiting) return false;
+  begin_cancel(message);
   const bool any = cancel_children(message, true);
   if (OURO_UNLIKELY(starved)) refill();
   return any || unstarted;
@@ -235,19 +289,19 @@ void GatherState::rethrow_if_failed() {
   if (cancel_requested) throw CancelledError(cancel_message);
 }
 
-FutureState* GatherState::take_child() noexcept {
-  while (listed > 0) {
+FutureState* GatherState::take_suspended_child() noexcept {
+  while (children && listed > 0) {
     FutureState* child = std::exchange(children[listed - 1], nullptr);
     --listed;
     if (!child) continue;
-    if (child->has(flag_started)) return child;
+    if (child->has(flag_started) || child->refs != 0) return child;
     std::coroutine_handle<>::from_address(child->frame()).destroy();
   }
   return nullptr;
 }
 
 void GatherState::destroy_children() noexcept {
-  while (FutureState* child = take_child()) bury(*home, *child);
+  while (FutureState* child = take_suspended_child()) bury(*home, *child);
 }
 
 void throw_zero_limit() { throw ValueError("map: the limit must be at least 1"); }

@@ -12,7 +12,7 @@
 
 namespace ouro::detail {
 
-// ---- Generator -----------------------------------------------------------------------------------------------------
+// ---- Generator ----
 
 void throw_stop_iteration() {
   throw StopIteration("the generator has no further value", "try_next() gives nothing instead of throwing");
@@ -33,7 +33,7 @@ void rethrow_given(std::exception_ptr exception) {
   std::rethrow_exception(std::move(exception));
 }
 
-// ---- AsyncGenerator ------------------------------------------------------------------------------------------------
+// ---- AsyncGenerator ----
 
 namespace {
 

@@ -10,7 +10,27 @@
 
 #include <cstddef>
 
+#include <ouro/runtime/config.hpp>
+
+// What concurrentqueue.h includes comes before it, and so outside the pragma.
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cassert>
+#include <climits>
+#include <cstdint>
+#include <limits>
+#include <mutex>
+#include <thread>
+#include <type_traits>
+#include <utility>
+#if OURO_TSAN && defined(__clang__)
+#pragma clang attribute push(__attribute__((no_sanitize("thread"))), apply_to = function)
+#endif
 #include <concurrentqueue.h>
+#if OURO_TSAN && defined(__clang__)
+#pragma clang attribute pop
+#endif
 
 namespace ouro::detail {
 

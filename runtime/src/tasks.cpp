@@ -17,48 +17,74 @@ namespace {
 inline void start_eagerly(LoopState& home, FutureState& state) {
   FutureState* outer = home.current;
   home.current = &state;
-  state.flags = flag_task | flag_started;
-  state.leaf = state.frame();
   drive_inline(state.frame());
   home.current = outer;
-  if (!state.done()) link_task(state);
+  if (state.done()) return;
+  number_task(state, home);
+  link_task(state);
 }
 
+// Lets the factory see the task and change the options. If it throws, the record becomes a coroutine again, and its
+// owner destroys it; unless somebody kept a handle: then it stays, as a task that was cancelled before it ran.
 void apply_factory(LoopState& home, FutureState& state, TaskOptions& options) {
-  add_ref(state);  // the view given to the factory is a handle
-  home.loop->get_task_factory()(*home.loop, AnyTask(FutureHandle(state)), options);
-}
-
-// What a named task, a factory, debug mode or a closed loop add. Returns whether it starts at once.
-OURO_NOINLINE bool prepare_specially(LoopState& home, FutureState& state, const TaskOptions& given) {
+  const std::string_view name = options.name;
+  state.refs = 2;  // the view given to the factory is a handle; the other is ours, for the time of the call
   try {
-    if (home.closed) throw RuntimeError("Event loop is closed");
-    if (home.debug) check_thread(home, "create_task");
-    TaskOptions options = given;
-    if (!options.name.empty()) set_name(state, options.name);
-    if (!home.has_factory) return options.eager_start || home.eager;
-    state.refs = 1;
-    apply_factory(home, state, options);
-    if (options.name.data() != given.name.data()) set_name(state, options.name);
-    return options.eager_start;
+    home.loop->get_task_factory()(*home.loop, AnyTask(FutureHandle(state)), options);
+    if (options.name.data() != name.data()) set_name(state, options.name);
   } catch (...) {
-    // The record becomes a coroutine again, and its owner destroys it.
-    state.clear(flag_task);
-    state.refs = 0;
-    --home.live;
+    if (state.refs == 1) {
+      // flag_task stays: nobody complains that the coroutine was never awaited.
+      if (rare_if(state)) delete_rare(state);
+      state.rare = 0;
+      set_stage(state, 0, flag_task);
+      --home.live;
+    } else {
+      // The coroutine is one of the handles from now on.
+      state.clear(flag_must_cancel);
+      state.set_outcome(outcome_cancelled);
+      settle(state);
+    }
     throw;
   }
+  --state.refs;
+}
+
+// A named task, one that a factory sees, debug mode, a closed loop.
+OURO_NOINLINE void schedule_specially(LoopState& home, FutureState& state, const TaskOptions& given) {
+  TaskOptions options = given;
+  if (home.closed) throw RuntimeError("Event loop is closed", "make a new loop with new_event_loop()");
+  if (home.debug) check_thread(home, "create_task");
+  if (!options.name.empty()) set_name(state, options.name);
+  state.home = &home;
+  ++home.live;
+  number_task(state, home);
+  state.leaf = const_cast<FrameHeader*>(&first_step);
+  state.set(flag_task);
+  if (home.has_factory) apply_factory(home, state, options);
+  state.refs += 2;
+  if ((options.eager_start || home.eager) && home.running && !state.has(flag_must_cancel)) {
+    state.set(flag_started);
+    return start_eagerly(home, state);
+  }
+  link_task(state);
+  home.ready.push_back(state);
 }
 
 }  // namespace
 
 void schedule_task(LoopState& home, FutureState& state, const TaskOptions& options, std::source_location where) {
   state.created = where;
-  adopt_task(state, home);
-  bool eager = options.eager_start;
-  if (OURO_UNLIKELY(home.special || !options.name.empty())) eager = prepare_specially(home, state, options);
-  state.refs = 2;
-  if (eager && home.running) return start_eagerly(home, state);
+  if (OURO_UNLIKELY(home.special || !options.name.empty())) return schedule_specially(home, state, options);
+  state.home = &home;
+  ++home.live;
+  if (options.eager_start && home.running) {
+    set_stage(state, 2, flag_task | flag_started);
+    return start_eagerly(home, state);  // one that ends at once gets no number before somebody asks
+  }
+  number_task(state, home);
+  set_stage(state, 2, flag_task);
+  state.leaf = const_cast<FrameHeader*>(&first_step);
   link_task(state);
   home.ready.push_back(state);
 }
@@ -104,6 +130,12 @@ AnyTask current_of(detail::LoopState& loop) { return loop.current ? handle_to(*l
 std::vector<AnyTask> tasks_of(detail::LoopState& loop) {
   std::vector<AnyTask> tasks;
   for (detail::FutureState* task = loop.tasks; task; task = task->link.next) tasks.push_back(handle_to(*task));
+  // The first step of an eager task, or of a map's child: it is in no list before it suspends.
+  if (detail::FutureState* current = loop.current; current && !current->done()) {
+    const bool listed = current->has(detail::flag_gathered) ? current->child.position != detail::not_listed
+                                                            : current->has(detail::flag_linked);
+    if (!listed) tasks.push_back(handle_to(*current));
+  }
   for (detail::GatherState* gather = loop.gathers; gather; gather = gather->older) {
     gather->each_child([&](detail::FutureState& child) { tasks.push_back(handle_to(child)); });
   }

@@ -12,8 +12,9 @@ bool ThreadParker::poll() {
 
 void ThreadParker::park(TimePoint deadline) {
   std::uint32_t seen = empty;
-  // On failure the word is `notified`: acquire, pairs with the release in unpark().
-  if (word_.compare_exchange_strong(seen, parked, std::memory_order_relaxed, std::memory_order_acquire)) {
+  // On failure the word is `notified`: acquire, pairs with the release in unpark(). A success needs no order, but g++
+  // 12 warns of a weaker one.
+  if (word_.compare_exchange_strong(seen, parked, std::memory_order_acquire)) {
     while (word_.load(std::memory_order_relaxed) == parked && detail::futex_wait(word_, parked, deadline)) {
     }
   }

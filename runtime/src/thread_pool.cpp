@@ -1,48 +1,51 @@
 // The pool of threads behind run_in_executor: who wakes whom.
 //
-// Jobs lie in one queue. A thread of the pool is working (it runs jobs), searching (it is awake and looks for one) or
-// asleep. One word, `word_`, counts these and those that live, has a bit for "shut", and a ticket that each submission
-// raises:
+// Jobs lie in one queue. A thread of the pool is working (it runs jobs), searching (it is awake and looks for one)
+// or asleep. One word, `word_`, counts these and those that live, has a bit for "shut", and a ticket that each
+// submission raises:
 //
-//   1. A submitter pushes its job, then raises the ticket. Both are read-modify-writes or precede one, so the value
-//   that
-//      it gets says what was true after the push. If no thread was searching, it wakes one that sleeps; if none sleeps
-//      and the limit allows, it starts one. Otherwise it does nothing: most submissions end here, without a system
-//      call.
-//   2. A searching thread that finds a job leaves the searching. If it was the last and the queue is not empty, it does
-//      for its successor what a submitter would do: submitters relied on it.
+//   1. A submitter pushes its job, then raises the ticket, and so learns what was true after the push. If no thread
+//      was searching, it wakes one that sleeps; if none sleeps and the limit allows, it starts one. Otherwise it
+//      does nothing: most submissions end here, without a system call.
+//   2. A searching thread that finds a job leaves the searching. If it was the last and the queue is not empty, it
+//      does for its successor what a submitter would do: submitters relied on it.
 //   3. A searching thread that finds nothing for a while moves itself from the searching to the sleeping, looks once
 //      more (for the last time, so with pop_last), and sleeps. If that look finds a job, it takes itself back.
-//   4. Whoever wakes moves one from the sleeping to the searching by a compare-and-swap, which makes it the only waker,
-//      and then raises `permits_` and wakes one sleeper there. Sleepers are not told apart: any may take the permit. A
-//      thread that wants to take itself back and finds nobody sleeping has been given a permit, and waits for that.
+//   4. Whoever wakes moves one from the sleeping to the searching by a compare-and-swap, which makes it the only
+//      waker, and then raises `permits_` and wakes one sleeper there. Sleepers are not told apart: any may take the
+//      permit. A thread that wants to take itself back and finds nobody sleeping has been given a permit, and waits
+//      for that.
 //
-// No wake-up is lost: the submitter's step 1 and the sleeper's step 3 are read-modify-writes of one word, so one comes
-// first. If the submitter's does, the sleeper's acquires what it released, and the last look finds the job. If the
-// sleeper's does, the submitter sees a sleeper. (It is Dekker's pattern; on two words it would take two sequentially
-// consistent fences, which ThreadSanitizer does not see and which cost as much.) The same holds for step 2 in the place
-// of step 3. A thread that is being started counts as searching.
+// No wake-up is lost: the submitter's step 1 and the sleeper's step 3 are read-modify-writes of one word, so one
+// comes first. If the submitter's does, the sleeper's acquires what it released, and the last look finds the job. If
+// the sleeper's does, the submitter sees a sleeper. (It is Dekker's pattern; on two words it would take two
+// sequentially consistent fences, which ThreadSanitizer does not see and which cost as much.) The same holds for
+// step 2 in the place of step 3. A thread that is being started counts as searching. The only thread of a pool of
+// one is relied on by nobody: it is counted as searching when it is started or woken, and then never again, which
+// keeps the word out of its way.
 //
 // At most one thread searches by spinning: the second goes to sleep at once. The spin yields the processor between
-// looks, for the submitter may share it, and adapts: it doubles when it paid or would have, and halves when it did not.
+// looks, for the submitter may share it, and adapts: it doubles when it paid or would have, and halves when it did
+// not.
 //
-// A pool of one thread takes jobs in bulk (Batch). With several, a job that waits for its neighbour in the batch would
-// wait for ever, so there each is taken alone.
+// A pool of one thread takes jobs in bulk (Batch). With several, a job that waits for its neighbour in the batch
+// would wait for ever, so there each is taken alone.
 //
 // Shutdown sets its bit and wakes everybody. A thread that sees the bit and an empty queue leaves the living, looks
-// once more, and ends, or comes back for what it found: the same pattern again. A submission that sees the bit was too
-// late; but if a thread still lives, that one finds the job and runs it, and the submission counts. If none does,
-// nobody but late submitters will look at the queue again: each takes out, under the mutex, what is there, and throws
-// if its own job is among it.
+// once more, and ends, or comes back for what it found: the same pattern again. A submission that sees the bit was
+// too late; but if a thread still lives, that one finds the job and runs it, and the submission counts. If none
+// does, nobody but late submitters will look at the queue again: each takes out, under the mutex, what is there, and
+// throws if its own job is among it.
 //
-// A job that blocks in ConcurrentFuture::result() on a job of its own executor runs that one first if nobody has begun
-// it (SubmittedJob::help), so nested waits need no free thread. What remains is a ring through a loop: all threads wait
-// for tasks of a loop that wait for jobs of this executor. That cannot be told from a slow loop, so it is not made an
-// error; when all threads have waited for a second while jobs lie in the queue, a line on stderr says so, once a pool.
+// A job that blocks in ConcurrentFuture::result() on a job of its own executor runs that one first if nobody has
+// begun it (SubmittedJob::help), so nested waits need no free thread. What remains is a ring through a loop: all
+// threads wait for tasks of a loop that wait for jobs of this executor. That cannot be told from a slow loop, so it
+// is not made an error; when all threads have waited for a second while jobs lie in the queue, a line on stderr says
+// so, once a pool.
 //
 // Rejected: a lock and a condition variable (130-160 ns a job, and glibc loses signals); a queue for each thread (a
-// blocked job holds up what lies behind it); holding completed jobs back to post them in chains (the next job may wait
-// for the first one's effect).
+// blocked job holds up what lies behind it); holding completed jobs back to post them in chains (the next job may
+// wait for the first one's effect).
 #include "thread_pool.hpp"
 
 #include <pthread.h>

@@ -38,14 +38,14 @@ class Batch {
     if (next(word) >= count(word)) return nullptr;
     const std::uint64_t mine = word_.fetch_add(1, std::memory_order_acquire);
     if (OURO_UNLIKELY(next(mine) >= count(mine))) return nullptr;
-    const std::size_t ahead = std::min<std::size_t>(next(mine) + 3, batch_jobs - 1);
-    __builtin_prefetch(jobs_[ahead].load(std::memory_order_relaxed), 1);  // at worst a stale address
+    prefetch(jobs_[std::min<std::size_t>(next(mine) + 3, batch_jobs - 1)]);
     return jobs_[next(mine)].load(std::memory_order_relaxed);
   }
 
   Job* fill(Job* const* jobs, std::size_t size) noexcept {
     if (size == 0) return nullptr;
     for (std::size_t i = 1; i < size; ++i) jobs_[i - 1].store(jobs[i], std::memory_order_relaxed);
+    for (std::size_t i = 0; i < 3; ++i) prefetch(jobs_[i]);
     const std::uint64_t filling = (word_.load(std::memory_order_relaxed) >> 32) + 1;
     word_.store(filling << 32 | (size - 1) << 16, std::memory_order_release);  // pairs with the acquire in take_away()
     return jobs[0];
@@ -67,6 +67,12 @@ class Batch {
   }
 
  private:
+  // A job was written by another processor: it is fetched, to be written, while those before it run.
+  static void prefetch(const std::atomic<Job*>& entry) noexcept {
+    const Job* job = entry.load(std::memory_order_relaxed);  // at worst one that has gone
+    __builtin_prefetch(job, 1);
+    __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(job) + 64), 1);
+  }
   static std::size_t next(std::uint64_t word) noexcept { return word & 0xffff; }
   static std::size_t count(std::uint64_t word) noexcept { return word >> 16 & 0xffff; }
 

@@ -284,7 +284,7 @@ TEST_F(AsyncGeneratorTest, ACancellationArrivesAtItsInnermostAwait) {
   EXPECT_THAT(log, ElementsAre("caught stop", "gone"));
 }
 
-// ---- Closing -------------------------------------------------------------------------------------------------------
+// ---- Closing ----
 
 TEST_F(AsyncGeneratorTest, AcloseRunsTheCleanUp) {
   run([&]() -> Coroutine<> {
@@ -364,7 +364,7 @@ TEST_F(AsyncGeneratorTest, AclosingClosesWhateverComesOfTheBody) {
                                "failed is clean", "failed gone"));
 }
 
-// ---- Dropped -------------------------------------------------------------------------------------------------------
+// ---- Dropped ----
 
 TEST_F(AsyncGeneratorTest, OneThatIsDroppedIsClosedByTheLoop) {  // B64
   run([&]() -> Coroutine<> {
@@ -460,7 +460,7 @@ TEST_F(AsyncGeneratorTest, WithoutATaskToCloseItItIsDestroyedWithTheLoop) {
   EXPECT_THAT(log, ElementsAre("it gone"));
 }
 
-// ---- The end of the loop -------------------------------------------------------------------------------------------
+// ---- The end of the loop ----
 
 TEST_F(AsyncGeneratorTest, TheShutdownAwaitsAllCleanUps) {  // B7 as far as it is the loop's, B62
   auto first = count_and_clean_up("first");

@@ -64,7 +64,10 @@ class BusyPool {
   }
   BusyPool(const BusyPool&) = delete;
   BusyPool& operator=(const BusyPool&) = delete;
-  ~BusyPool() { open(); }
+  ~BusyPool() {
+    open();
+    blocker_.wait();
+  }
 
   void open() {
     if (!std::exchange(opened_, true)) gate_.count_down();
@@ -79,12 +82,15 @@ class BusyPool {
   ConcurrentFuture<> blocker_;
 };
 
-// ---- The pool ---------------------------------------------------------------------------------------------------------
+// ---- The pool ----
 
 TEST(ThreadPool, RunsJobsElsewhereAndGivesTheirResults) {
   ThreadPoolExecutor pool(2);
   EXPECT_NE(executor_submit(pool, [] { return std::this_thread::get_id(); }).result(), std::this_thread::get_id());
-  EXPECT_EQ(executor_submit(pool, [](int a, std::unique_ptr<int> b) { return a + *b; }, 1, std::make_unique<int>(2)).result(), 3);
+  EXPECT_EQ(executor_submit(
+                pool, [](int a, std::unique_ptr<int> b) { return a + *b; }, 1, std::make_unique<int>(2))
+                .result(),
+            3);
   EXPECT_THROW(executor_submit(pool, [] { throw std::domain_error("job"); }).result(), std::domain_error);
   auto moved = executor_submit(pool, [] { return std::make_unique<int>(4); });
   EXPECT_EQ(*moved.result(), 4);
@@ -171,7 +177,7 @@ TEST(ThreadPool, AJobMayWaitForTheNext) {
   }
 }
 
-// ---- Shutdown -----------------------------------------------------------------------------------------------------------
+// ---- Shutdown ----
 
 TEST(Shutdown, WaitsForWhatIsQueuedAndRefusesMore) {
   std::atomic<int> ran{0};
@@ -277,7 +283,7 @@ TEST(Shutdown, RacesWithSubmissions) {
   }
 }
 
-// ---- Bounds and nesting ---------------------------------------------------------------------------------------------------
+// ---- Bounds and nesting ----
 
 TEST(Bound, IsNamedWhenItIsReached) {
   BusyPool busy({.max_queued = 3});
@@ -325,8 +331,7 @@ TEST(Nesting, ThroughALoopIsReported) {
   auto job = loop->run_in_executor(&pool, [&] {
     auto inner = ouro::run_coroutine_threadsafe(ask_pool(*loop, pool), *loop);
     std::thread rescuer([&] {
-      // blocking work: the report comes after a second of waiting
-      while (!inner.wait(1500ms)) inner.cancel();
+      while (!inner.wait(1500ms)) inner.cancel();  // the report comes after a second
     });
     EXPECT_THROW(inner.result(), CancelledError);
     rescuer.join();
@@ -335,7 +340,7 @@ TEST(Nesting, ThroughALoopIsReported) {
   EXPECT_NE(testing::internal::GetCapturedStderr().find("wait in ConcurrentFuture::result()"), std::string::npos);
 }
 
-// ---- run_in_executor --------------------------------------------------------------------------------------------------------
+// ---- run_in_executor ----
 
 Coroutine<std::thread::id> ask_thread(BaseEventLoop& loop, ouro::Executor* executor) {
   co_return co_await loop.run_in_executor(executor, [] { return std::this_thread::get_id(); });
@@ -389,9 +394,9 @@ TEST(RunInExecutor, ACancelledJobThatHasNotStartedNeverRuns) {
 
 TEST(RunInExecutor, ACancelledJobThatRunsIsLetGo) {
   auto loop = make_loop();
-  ThreadPoolExecutor pool(1);
   std::latch running(1);
   std::latch gate(1);
+  ThreadPoolExecutor pool(1);
   auto future = loop->run_in_executor(&pool, [&] {
     running.count_down();
     gate.wait();
@@ -404,9 +409,9 @@ TEST(RunInExecutor, ACancelledJobThatRunsIsLetGo) {
 
 // B294
 TEST(RunInExecutor, ACancelledFutureDoesNotCallIntoAClosedLoop) {
-  ThreadPoolExecutor pool(1);
   std::latch running(1);
   std::latch gate(1);
+  ThreadPoolExecutor pool(1);
   bool called = false;
   {
     auto loop = make_loop();

@@ -99,8 +99,8 @@ ThreadParker* parker_of_handler = nullptr;
 TEST(ThreadParker, WakesFromASignalHandler) {
   ThreadParker parker;
   parker_of_handler = &parker;
-  struct sigaction action {};
-  struct sigaction before {};
+  struct sigaction action{};
+  struct sigaction before{};
   action.sa_handler = [](int) { parker_of_handler->unpark(); };
   ASSERT_EQ(sigaction(SIGUSR1, &action, &before), 0);
   const pthread_t self = pthread_self();

@@ -21,6 +21,10 @@
 
 namespace ouro {
 
+namespace detail {
+[[noreturn]] OURO_EXPORT void throw_nan_delay();
+}
+
 // What a loop has done so far.
 struct LoopCounters {
   std::uint64_t turns = 0;  // of which a batch was run
@@ -54,7 +58,7 @@ class OURO_EXPORT BaseEventLoop {
   // Throws: as run_forever; ValueError for a future of another loop; RuntimeError if the loop is stopped before.
   template <class A>
     requires Awaitable<std::remove_cvref_t<A>>
-  auto run_until_complete(A&& awaitable, std::source_location where = std::source_location::current()) {
+  decltype(auto) run_until_complete(A&& awaitable, std::source_location where = std::source_location::current()) {
     check_runnable();
     if constexpr (isfuture<A>) {
       using T = typename detail::FutureValue<std::remove_cvref_t<A>>::type;
@@ -74,7 +78,7 @@ class OURO_EXPORT BaseEventLoop {
   }
   template <class F>
     requires CoroutineCallable<std::decay_t<F>&>
-  auto run_until_complete(F&& f) {
+  decltype(auto) run_until_complete(F&& f) {
     check_runnable();
     return run_until_complete(detail::to_coroutine(std::forward<F>(f)));
   }
@@ -98,6 +102,7 @@ class OURO_EXPORT BaseEventLoop {
   Handle call_soon(F&& callback, std::source_location where = std::source_location::current()) {
     check_open();
     if (state_->debug) detail::check_thread(*state_, "call_soon");
+    if (OURO_UNLIKELY(!state_->running)) take_posts();
     auto* node = detail::TypedCallbackNode<std::decay_t<F>>::make(*state_, where, false, std::forward<F>(callback));
     node->add_ref();
     state_->ready.push_back(*node);
@@ -112,7 +117,9 @@ class OURO_EXPORT BaseEventLoop {
     auto* node = detail::TypedCallbackNode<std::decay_t<F>>::make(*state_, where, true, std::forward<F>(callback));
     Handle handle(node);
     node->add_ref();
-    if (!post(*node)) {
+    if (detail::running_state() == state_) {
+      state_->ready.push_back(*node);  // in order with call_soon
+    } else if (!post(*node)) {
       node->abandon();
       throw_closed();
     }
@@ -120,7 +127,7 @@ class OURO_EXPORT BaseEventLoop {
   }
 
   // Runs `callback` at `when` on the loop's clock, or as soon as possible after; in order of time, ties in order of the
-  // calls. TimePoint::max() is never.
+  // calls. TimePoint::max() is never. Throws: as call_soon; call_later ValueError for a NaN.
   template <class F>
     requires std::invocable<std::decay_t<F>&>
   TimerHandle call_at(TimePoint when, F&& callback, std::source_location where = std::source_location::current()) {
@@ -135,6 +142,9 @@ class OURO_EXPORT BaseEventLoop {
     requires std::invocable<std::decay_t<F>&>
   TimerHandle call_later(std::chrono::duration<Rep, Period> delay, F&& callback,
                          std::source_location where = std::source_location::current()) {
+    if constexpr (std::is_floating_point_v<Rep>) {
+      if (delay.count() != delay.count()) detail::throw_nan_delay();
+    }
     return call_at(detail::saturating_add(time(), detail::saturating_duration(delay)), std::forward<F>(callback),
                    where);
   }
@@ -154,8 +164,8 @@ class OURO_EXPORT BaseEventLoop {
   // Throws: RuntimeError if the loop is closed; what the task factory throws. The coroutine is destroyed then.
   template <class A>
     requires Awaitable<std::remove_cvref_t<A>>
-  detail::TaskFor<A> create_task(A&& awaitable, TaskOptions options = {},
-                                 std::source_location where = std::source_location::current()) {
+  auto create_task(A&& awaitable, TaskOptions options = {},
+                   std::source_location where = std::source_location::current()) {
     if constexpr (is_coroutine<A>) {
       static_assert(!std::is_lvalue_reference_v<A>, "a coroutine is move-only: pass std::move(coroutine)");
       return detail::schedule(*state_, std::move(awaitable), options, where);
@@ -166,7 +176,7 @@ class OURO_EXPORT BaseEventLoop {
   }
   template <class F, class... Args>
     requires CoroutineCallable<std::decay_t<F>&, std::decay_t<Args>...>
-  detail::TaskFor<F, Args...> create_task(F&& f, Args&&... args) {
+  auto create_task(F&& f, Args&&... args) {
     auto coroutine = detail::to_coroutine(std::forward<F>(f), std::forward<Args>(args)...);
     const std::source_location where = coroutine.get()->created;
     return detail::schedule(*state_, std::move(coroutine), TaskOptions(), where);
@@ -241,7 +251,7 @@ class OURO_EXPORT BaseEventLoop {
   static T copy_result(const Future<T>& future) {
     if constexpr (std::is_void_v<T>) {
       future.result();
-    } else if constexpr (std::is_reference_v<T> || std::is_copy_constructible_v<T>) {
+    } else if constexpr (std::is_reference_v<T> || detail::is_copyable<T>) {
       return future.result();
     } else {
       return detail::take_value<T>(future.handle().state());
@@ -254,13 +264,17 @@ class OURO_EXPORT BaseEventLoop {
   void arm(detail::CallbackNode& node, TimePoint when) noexcept;
 
   void run_turns();
+  bool run_chunk();
   void run_batch();
+  void run_found();
+  void run_node(detail::ReadyNode& node);
   void run_some(detail::ReadyQueue& queue, std::uint32_t most);
   void run_node_debug(detail::ReadyNode& node);
   void look();
   void wait_for_work();
   bool spin(TimePoint deadline);
   void take_inbox(detail::ReadyNode* newest) noexcept;
+  void take_posts() noexcept;
   void fire_timers() noexcept;
   void destroy_tasks() noexcept;
   void drop_callbacks() noexcept;

@@ -310,14 +310,13 @@ class ConcurrentFuture {
     if (OURO_UNLIKELY(!handle_.get())) detail::throw_uninitialised_concurrent();
     return static_cast<detail::ConcurrentState<T>&>(*handle_.get());
   }
-  detail::ConcurrentHandle take_handle() noexcept { return std::move(handle_); }
 
   // The result as result() && gives it.
   T take(TimePoint deadline = TimePoint::max()) const {
     ouro::Outcome<T>& outcome = finished(deadline);
     if constexpr (std::is_void_v<T> || std::is_reference_v<T>) {
       return outcome.value();
-    } else if constexpr (std::is_copy_constructible_v<T>) {
+    } else if constexpr (detail::is_copyable<T>) {
       if (!state().unique()) return std::as_const(outcome).value();
       return std::move(outcome).value();
     } else {

@@ -83,6 +83,7 @@ class CoroutineAwaiter : public NestedAwaiter {
 
   T await_resume() {
     auto& result = static_cast<FutureResult<T>&>(*child);
+    result.task->leaf = parent.address();  // the child goes, and an awaiter that is not ours sets no leaf
     if (OURO_UNLIKELY(result.outcome() != outcome_value)) result.rethrow_nested();
     return result.take();
   }
@@ -152,7 +153,7 @@ class CoroutinePromiseBase : public FutureResult<T> {
   std::suspend_always initial_suspend() const noexcept { return {}; }
   FinalAwaiter final_suspend() noexcept {
     const unsigned state = this->flags & (flag_nested | flag_gathered | flag_must_cancel | outcome_mask);
-    if (OURO_LIKELY(state == (flag_gathered | outcome_value))) return FinalAwaiter(give_to_gather<T>(*this));
+    if (OURO_LIKELY(state == (flag_gathered | outcome_value))) return FinalAwaiter(give_value_to_gather<T>(*this));
     if ((state & flag_nested) || complete_quietly(*this)) return FinalAwaiter(false);
     return FinalAwaiter(end_task<T>(*this));
   }
@@ -243,7 +244,11 @@ Coroutine<std::remove_cvref_t<await_result_t<A>>> as_coroutine(A awaitable) {
 // A call of `f`, which lives in the frame for as long as what it returned, and so do the arguments.
 template <class F, class... Args>
 Coroutine<std::remove_cvref_t<await_result_t<std::invoke_result_t<F&, Args&&...>>>> call_coroutine(F f, Args... args) {
-  co_return co_await std::invoke(f, static_cast<Args&&>(args)...);
+  if constexpr (std::is_member_pointer_v<F>) {
+    co_return co_await std::invoke(f, static_cast<Args&&>(args)...);
+  } else {
+    co_return co_await f(static_cast<Args&&>(args)...);  // what the arguments are converted to lives as long
+  }
 }
 
 // A coroutine of whatever the user gave: a coroutine, another awaitable, or a callable with its arguments.

@@ -116,7 +116,6 @@ namespace detail {
 // A job that came from a loop and goes back to it.
 class OURO_EXPORT LoopJob : public Job, public Errand {
  public:
-  using Errand::cancel;
   using Errand::Errand;
 
   void run() noexcept final;

@@ -133,16 +133,13 @@ class FutureAwaiterBase : public Waitee, public Waiter {
     FutureState& task = task_of(coroutine, "co_await");
     prepare_await(task, *future_.get());
     task_ = &task;
+    kind = &future_kind;
     site = where;
     task.leaf = coroutine.address();
     task.waiting_on = this;
     link_waiter(*future_.get(), *this);
     if (OURO_UNLIKELY(task.has(flag_must_cancel))) forward_due_cancel(task);
   }
-
-  bool cancel(FutureState&, const std::string&) noexcept override { return false; }
-  FutureState* forward() const noexcept override { return future_.get(); }
-  const char* what() const noexcept override { return "future"; }
 
  protected:
   ~FutureAwaiterBase() {
@@ -157,6 +154,7 @@ class FutureAwaiterBase : public Waitee, public Waiter {
   FutureState* task_ = nullptr;
 
  private:
+  OURO_EXPORT static const WaiteeKind future_kind;
   OURO_EXPORT static void resumed(Waiter& self, FutureState& done) noexcept;
   OURO_EXPORT void forward_due_cancel(FutureState& task) noexcept;
 };
@@ -180,7 +178,7 @@ T take_value(FutureState& state) {
     return result.take();
   } else {
     if (state.refs == 1) return result.take();
-    if constexpr (std::is_copy_constructible_v<T>) {
+    if constexpr (is_copyable<T>) {
       return result.value();
     } else {
       throw_shared_result();
@@ -190,8 +188,8 @@ T take_value(FutureState& state) {
 
 // By value if the type can be copied; a move-only result stays with the future and is given by reference.
 template <class T>
-using SharedResult = std::conditional_t<std::is_void_v<T> || std::is_reference_v<T> || std::is_copy_constructible_v<T>,
-                                        T, std::add_lvalue_reference_t<const T>>;
+using SharedResult = std::conditional_t<std::is_void_v<T> || std::is_reference_v<T> || is_copyable<T>, T,
+                                        std::add_lvalue_reference_t<const T>>;
 
 template <class T>
 class SharedFutureAwaiter final : public FutureAwaiterBase {

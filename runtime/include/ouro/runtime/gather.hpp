@@ -46,6 +46,7 @@ class ResultSlots {
   void resize(std::size_t count) { slots_.resize(count); }
   std::size_t size() const noexcept { return slots_.size(); }
   void* data() noexcept { return slots_.data(); }
+  void set_exception(std::size_t i, std::exception_ptr exception) { slots_[i] = Slot(std::move(exception)); }
 
   auto take() {
     if constexpr (Outcomes || direct) {
@@ -105,7 +106,7 @@ void store_future(GatherNode& node) {
   }
 }
 
-// ---- A vector of coroutines, or of futures ------------------------------------------------------------------------
+// ---- A vector of coroutines, or of futures ----
 
 template <class Child, bool Outcomes>
 class GatherRange {
@@ -137,6 +138,7 @@ class GatherRange {
   }
 
   auto take() { return results_.take(); }
+  void set_exception(std::size_t i, std::exception_ptr exception) { results_.set_exception(i, std::move(exception)); }
 
  private:
   std::vector<Child> children_;
@@ -145,7 +147,7 @@ class GatherRange {
   [[no_unique_address]] std::conditional_t<isfuture<Child>, std::unique_ptr<GatherNode[]>, NoNodes> nodes_;
 };
 
-// ---- A tuple --------------------------------------------------------------------------------------------------------
+// ---- A tuple ----
 
 template <bool Outcomes, class... Children>
 class GatherTuple {
@@ -174,6 +176,13 @@ class GatherTuple {
   }
 
   std::tuple<ElementOf<ValueOf<Children>>...> take() { return take_each(std::index_sequence_for<Children...>()); }
+
+  void set_exception(std::size_t i, const std::exception_ptr& exception) {
+    const auto set = [&]<std::size_t... I>(std::index_sequence<I...>) {
+      ((I == i ? static_cast<void>(std::get<I>(slots_) = SlotOf<ValueOf<Children>>(exception)) : void()), ...);
+    };
+    set(std::index_sequence_for<Children...>());
+  }
 
  private:
   template <std::size_t... I>
@@ -220,7 +229,7 @@ class GatherTuple {
   std::array<GatherNode, (isfuture<Children> || ... || false) ? sizeof...(Children) : 0> nodes_;
 };
 
-// ---- The awaiter and what gather() returns --------------------------------------------------------------------------
+// ---- The awaiter and what gather() returns ----
 
 template <class Storage, bool Outcomes>
 class GatherAwaiter final : public GatherState {
@@ -242,11 +251,15 @@ class GatherAwaiter final : public GatherState {
     count = listed = static_cast<std::uint32_t>(storage_.size());
     storage_.bind(*this, children, nodes);
     if (!children) listed = 0;
+    if (nodes) check_futures(task);
     start(task, coroutine.address(), where);
   }
 
   auto await_resume() {
     if (this->parent) rethrow_if_failed();
+    if constexpr (Outcomes) {
+      for (auto& [index, exception] : this->unrun) storage_.set_exception(index, exception);
+    }
     return storage_.take();
   }
 

@@ -64,8 +64,6 @@ class MapAwaiter final : public GatherState {
     return results_.take();
   }
 
-  const char* what() const noexcept override { return "map"; }
-
  private:
   void prepare() noexcept {
     this->return_exceptions = Outcomes;
@@ -109,9 +107,11 @@ class MapAwaiter final : public GatherState {
     loop.current = this->parent;  // f runs in the name of the task that called map
     try {
       if (made_ >= results_.size()) grow(std::max<std::size_t>(64, 2 * results_.size()));
-      if (suspended_.capacity() == suspended_.size()) suspended_.reserve(2 * suspended_.size() + 1);
+      if (suspended_.capacity() == suspended_.size()) {
+        suspended_.reserve(2 * suspended_.size() + 1);
+        this->children = suspended_.data();
+      }
       child = make();
-      ++*position_;
     } catch (...) {
       fail(std::current_exception());
       return false;
@@ -124,8 +124,24 @@ class MapAwaiter final : public GatherState {
     ++this->pending;
     loop.current = child;
     drive(child->frame());
-    if (this->pending > before) list(*child);
-    return true;
+    if (this->pending > before) {
+      list(*child);
+      if (OURO_UNLIKELY(this->aborting))
+        cancel(*child, this->cancel_message);  // it cancelled the map in its first step
+    }
+    return !this->aborting && advance(loop);
+  }
+
+  // Only now, because the element of an input range may go with it.
+  bool advance(LoopState& loop) {
+    loop.current = this->parent;
+    try {
+      ++*position_;
+      return true;
+    } catch (...) {
+      fail(std::current_exception());
+      return false;
+    }
   }
 
   FutureState* make() {

@@ -42,6 +42,7 @@ class SleepAwaiterBase : public Waitee {
       task.home->ready.push_back(task);
       return;
     }
+    kind = &sleep_kind;
     site = where;
     task.waiting_on = this;
     arm_sleep(task, timer_, delay);
@@ -49,19 +50,12 @@ class SleepAwaiterBase : public Waitee {
 
   void await_resume() { check_cancelled(*static_cast<FutureState*>(timer_.target)); }
 
-  bool cancel(FutureState& task, const std::string&) noexcept override {
-    disarm(*task.home, timer_);
-    task.set(flag_deliver_cancel);
-    wake(task);
-    return true;
-  }
-  const char* what() const noexcept override { return "sleep"; }
-
  protected:
   ~SleepAwaiterBase() {
     if (OURO_UNLIKELY(timer_.armed())) disarm(*static_cast<FutureState*>(timer_.target)->home, timer_);
   }
 
+  OURO_EXPORT static const WaiteeKind sleep_kind;
   TimerNode timer_;
 };
 
@@ -84,6 +78,7 @@ class SleepUntilAwaiter final : public SleepAwaiterBase {
       task.home->ready.push_back(task);
       return;
     }
+    kind = &sleep_kind;
     site = where;
     task.waiting_on = this;
     arm_sleep_until(task, timer_, timer_.deadline);

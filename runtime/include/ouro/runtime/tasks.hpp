@@ -84,9 +84,6 @@ Task<T> schedule(LoopState& home, Coroutine<T>&& coroutine, const TaskOptions& o
   return Task<T>(state);
 }
 
-template <class... Args>
-using TaskFor = Task<typename decltype(to_coroutine(std::declval<Args>()...))::value_type>;
-
 }  // namespace detail
 
 // Schedules a coroutine, or any awaitable, on the running loop; it starts in a later turn. The task has the home of the
@@ -94,8 +91,8 @@ using TaskFor = Task<typename decltype(to_coroutine(std::declval<Args>()...))::v
 // Throws: RuntimeError without a running loop; the coroutine is destroyed then.
 template <class A>
   requires Awaitable<std::remove_cvref_t<A>>
-detail::TaskFor<A> create_task(A&& awaitable, TaskOptions options = {},
-                               std::source_location where = std::source_location::current()) {
+auto create_task(A&& awaitable, TaskOptions options = {},
+                 std::source_location where = std::source_location::current()) {
   if constexpr (is_coroutine<A>) {
     static_assert(!std::is_lvalue_reference_v<A>, "a coroutine is move-only: pass std::move(coroutine)");
     return detail::schedule(detail::require_running(), std::move(awaitable), options, where);
@@ -108,14 +105,14 @@ detail::TaskFor<A> create_task(A&& awaitable, TaskOptions options = {},
 // Schedules `f(args...)`. The callable, with its captures, and the arguments live for as long as the task.
 template <class F, class... Args>
   requires CoroutineCallable<std::decay_t<F>&, std::decay_t<Args>...>
-detail::TaskFor<F, Args...> create_task(F&& f, Args&&... args) {
+auto create_task(F&& f, Args&&... args) {
   auto coroutine = detail::to_coroutine(std::forward<F>(f), std::forward<Args>(args)...);
   const std::source_location where = coroutine.get()->created;
   return detail::schedule(detail::require_running(), std::move(coroutine), TaskOptions(), where);
 }
 template <class F, class... Args>
   requires CoroutineCallable<std::decay_t<F>&, std::decay_t<Args>...>
-detail::TaskFor<F, Args...> create_task(TaskOptions options, F&& f, Args&&... args) {
+auto create_task(TaskOptions options, F&& f, Args&&... args) {
   auto coroutine = detail::to_coroutine(std::forward<F>(f), std::forward<Args>(args)...);
   const std::source_location where = coroutine.get()->created;
   return detail::schedule(detail::require_running(), std::move(coroutine), options, where);

@@ -34,11 +34,11 @@ auto to_thread(F&& f, Args&&... args) {
 
 namespace detail {
 
-// How other threads reach a task. Shared by the task's done-callback and the ConcurrentFuture's; the first of them to
-// go cuts it, on the loop's thread, and from then on the loop may be destroyed.
+// How other threads reach a task. Shared by the task's done-callback and the ConcurrentFuture's. The former cuts it
+// when the task is done or destroyed, on the loop's thread; from then on the loop may be destroyed.
 class OURO_EXPORT RemoteTask {
  public:
-  explicit RemoteTask(AnyTask task) : task_(std::move(task)), loop_(&task_.get_loop()) {}
+  RemoteTask(FutureState& task, BaseEventLoop& loop) noexcept : task_(&task), loop_(&loop) {}
 
   // Threads: any.
   static void cancel(const std::shared_ptr<RemoteTask>& self) {
@@ -46,26 +46,24 @@ class OURO_EXPORT RemoteTask {
     if (!self->loop_) return;
     try {
       self->loop_->call_soon_threadsafe([self] {
-        if (self->task_) self->task_.cancel();
+        if (self->task_) detail::cancel(*self->task_, std::string());
       });
     } catch (const RuntimeError&) {
       // The loop is closing: it destroys the task.
     }
   }
 
-  // The task is over. The loop's thread.
+  // The loop's thread.
   void cut() noexcept {
-    {
-      const std::lock_guard lock(mutex_);
-      loop_ = nullptr;
-    }
-    task_ = AnyTask();
+    const std::lock_guard lock(mutex_);
+    task_ = nullptr;
+    loop_ = nullptr;
   }
 
  private:
   std::mutex mutex_;
-  AnyTask task_;         // the loop's thread only
-  BaseEventLoop* loop_;  // with the mutex; nullptr once it is cut
+  FutureState* task_;    // not counted: the task's callback cuts before it goes; the loop's thread only
+  BaseEventLoop* loop_;  // with the mutex
 };
 
 // The done-callback of a task whose result goes to another thread. If it is dropped without having been called, because
@@ -129,7 +127,7 @@ class RemoteStart {
     const ConcurrentFuture<T> future = future_;
     try {
       Task<T> task = loop_->create_task(std::move(coroutine_));
-      auto remote = std::make_shared<RemoteTask>(AnyTask(task));
+      auto remote = std::make_shared<RemoteTask>(task.handle().state(), *loop_);
       task.add_done_callback(RemoteResult<T>(future, remote));
       if (future.cancelled()) {
         task.cancel();
@@ -168,7 +166,6 @@ class FollowingErrand final : public Errand {
     Future<T> future = loop.create_future<T>();
     auto* errand = new FollowingErrand(loop.state(), future.handle().state(), source);
     errand->set_out();
-    errand->begin();
     try {
       source.add_done_callback(Return(*errand));
     } catch (...) {
@@ -177,12 +174,6 @@ class FollowingErrand final : public Errand {
     }
     return future;
   }
-
-  bool cancel(FutureState& future, const std::string& message) noexcept override {
-    source_.cancel();
-    return Errand::cancel(future, message);
-  }
-  const char* what() const noexcept override { return "concurrent future"; }
 
  private:
   // The source's done-callback: brings the errand home, if only because the source is gone.
@@ -224,7 +215,10 @@ class FollowingErrand final : public Errand {
   }
 
   void release() noexcept override { delete this; }
-  ConcurrentHandle take_source() noexcept override { return std::move(source_).take_handle(); }
+  void leave_source(bool cancelled) noexcept override {
+    const ConcurrentFuture<T> source = std::exchange(source_, ConcurrentFuture<T>());
+    if (cancelled && source) source.cancel();
+  }
 
   ConcurrentFuture<T> source_;  // the loop's thread only
 };

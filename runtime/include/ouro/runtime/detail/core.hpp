@@ -32,6 +32,7 @@
 #include <ouro/runtime/clock.hpp>
 #include <ouro/runtime/config.hpp>
 #include <ouro/runtime/detail/frame_pool.hpp>
+#include <ouro/runtime/detail/ready_queue.hpp>
 
 namespace ouro {
 class BaseEventLoop;
@@ -46,83 +47,37 @@ struct FutureState;
 class AsyncGeneratorState;
 class TimerWheel;
 
-// An entry of a ready queue. `leaf` is what the loop resumes: the address of a coroutine frame, or of something that
-// imitates one (its first word is void (*)(void*)), so that the loop makes one indirect call and no test.
-struct ReadyNode {
-  ReadyNode* next;
-  void* leaf;
+class Waitee;
+
+// What can be done with a thing that is waited for. One constant for each kind of thing.
+struct WaiteeKind {
+  // Asks it to end early. True: the task will be resumed, and with CancelledError unless what is awaited decides
+  // otherwise; false: nothing could be done, and the caller remembers the cancellation.
+  bool (*cancel)(Waitee& self, FutureState& task, const std::string& message) noexcept;
+  // The future or task to which a cancellation goes on instead; nullptr, or one that gives nullptr: none.
+  FutureState* (*forward)(const Waitee& self) noexcept;
+  // Takes one suspended child out, for destruction before its parent; gives nullptr if there is none (left).
+  FutureState* (*take_child)(Waitee& self) noexcept;
+  // What it is, in a word or two.
+  const char* what;
 };
 
-// What imitates a frame begins with these two words, as g++ and clang lay frames out on every platform they serve.
-struct FrameHeader {
-  void (*resume)(void*);
-  void (*destroy)(void*);
-};
-
-// First in, first out; intrusive.
-class ReadyQueue {
- public:
-  bool empty() const noexcept { return head_ == nullptr; }
-
-  void push_back(ReadyNode& node) noexcept {
-    node.next = nullptr;
-    (head_ ? tail_->next : head_) = &node;
-    tail_ = &node;
-  }
-
-  void push_front(ReadyNode& node) noexcept {
-    node.next = head_;
-    if (!head_) tail_ = &node;
-    head_ = &node;
-  }
-
-  // Requires: !empty().
-  ReadyNode* pop_front() noexcept {
-    ReadyNode* node = head_;
-    head_ = node->next;
-    return node;
-  }
-
-  ReadyNode* front() const noexcept { return head_; }
-
-  // Appends all of `other`, which is empty afterwards.
-  void splice_back(ReadyQueue& other) noexcept {
-    if (!other.head_) return;
-    (head_ ? tail_->next : head_) = other.head_;
-    tail_ = other.tail_;
-    other.head_ = nullptr;
-  }
-
- private:
-  ReadyNode* head_ = nullptr;
-  ReadyNode* tail_ = nullptr;  // meaningless while empty
-};
-
-// What a suspended task waits for. It lives in the awaiter, in the frame of the innermost coroutine.
+// What a suspended task waits for. It lives in the awaiter, in the frame of the innermost coroutine. No virtual
+// functions: an awaiter that does not have to wait writes nothing here.
 class Waitee {
  public:
-  // Asks what is awaited to end early. True: the task will be resumed, and with CancelledError unless what is awaited
-  // decides otherwise; false: nothing could be done, and the caller remembers the cancellation.
-  virtual bool cancel(FutureState& task, const std::string& message) noexcept = 0;
+  bool cancel(FutureState& task, const std::string& message) noexcept { return kind->cancel(*this, task, message); }
+  FutureState* forward() const noexcept { return kind->forward ? kind->forward(*this) : nullptr; }
+  FutureState* take_child() noexcept { return kind->take_child ? kind->take_child(*this) : nullptr; }
 
-  // The future or task to which a cancellation goes on instead of cancel(), or nullptr.
-  virtual FutureState* forward() const noexcept { return nullptr; }
-
-  // The future or task that is awaited, or nullptr if it is none or several.
-  virtual FutureState* awaited() const noexcept { return forward(); }
-
-  // Takes one suspended child out of what is awaited, for destruction before its parent; nullptr if there is none
-  // (left).
-  virtual FutureState* take_child() noexcept { return nullptr; }
-
-  // What is awaited, in a word or two.
-  virtual const char* what() const noexcept = 0;
-
-  // The place of the co_await.
-  std::source_location site;
+  const WaiteeKind* kind;  // set before a task waits
+  union {
+    std::source_location site;  // of the co_await; likewise
+  };
 
  protected:
-  Waitee() = default;
+  Waitee() noexcept {}  // NOLINT: see above
+  explicit Waitee(const WaiteeKind& of) noexcept : kind(&of) {}
   ~Waitee() = default;
 };
 
@@ -239,6 +194,8 @@ struct LoopState {
   std::uint32_t last_number = 0;                     // of default task names
   std::uint64_t last_callback = 0;                   // of done-callbacks' tokens
   std::uint64_t live = 0;                            // records that name this loop as their home
+  bool destroying = false;                           // a record is being destroyed; the next ones wait:
+  ReadyNode* doomed = nullptr;                       // records without a handle, newest first
   FutureState* errands = nullptr;   // the futures that other threads will complete, newest first: executors.hpp
   BaseEventLoop* loop = nullptr;    // nullptr once it is destroyed
   EventLoop* event_loop = nullptr;  // the same, if io made it
@@ -282,7 +239,7 @@ OURO_EXPORT LoopState* running_state() noexcept;
 // The task in which the caller runs; throws RuntimeError that names `operation` if there is none.
 OURO_EXPORT FutureState& require_task(const char* operation);
 
-// ---- Resuming -----------------------------------------------------------------------------------------------------
+// ---- Resuming ----
 
 // Where a trampolined transfer leaves the frame that comes next. At most one is pending on a thread, and only between
 // an await_suspend and the drive loop that resumed it.
@@ -303,7 +260,7 @@ inline std::coroutine_handle<> transfer(std::coroutine_handle<> next) noexcept {
 // Resumes a frame and whatever it transfers to, until all are suspended or have ended.
 OURO_EXPORT void drive(void* frame);
 
-// ---- Tasks and futures --------------------------------------------------------------------------------------------
+// ---- Tasks and futures ----
 
 // The task that a suspending coroutine runs in.
 template <class Promise>
@@ -328,6 +285,7 @@ inline void wake(FutureState& task) noexcept {
 LoopState* set_running_state(LoopState* loop) noexcept;
 void link_task(FutureState& state) noexcept;
 void reset_unstarted(FutureState& task) noexcept;
+void count_cancel(FutureState& task, const std::string& message) noexcept;
 void release_loop_state(LoopState& home) noexcept;
 void destroy_nested(FutureState& outermost) noexcept;
 // Destroys a suspended task, innermost frames first: the children of its gathers before it. Without recursion.
@@ -346,12 +304,15 @@ inline void initialise(FutureState& state, std::source_location where) noexcept 
 
 // Makes `state` a task of `home`: counted, linked, to be resumed at its own frame; not yet queued.
 extern const FrameHeader first_step;  // the leaf of a task that has not run
-inline void adopt_task(FutureState& state, LoopState& home) noexcept {
-  state.home = &home;
-  state.leaf = const_cast<FrameHeader*>(&first_step);
-  state.set(flag_task);
-  ++home.live;
-  state.rare = std::uintptr_t{++home.last_number} << 1 | 1;
+// Gives a task the number of its default name, unless it has a name.
+inline void number_task(FutureState& state, LoopState& home) noexcept {
+  if (OURO_LIKELY(state.rare == 0)) state.rare = std::uintptr_t{++home.last_number} << 1 | 1;
+}
+// The words that say how far a task is, in one store.
+inline void set_stage(FutureState& state, std::uint32_t refs, unsigned flags) noexcept {
+  state.refs = refs;
+  state.flags = static_cast<std::uint16_t>(flags);
+  state.cancel_requests = 0;
 }
 
 // A task ended: tells its waiters, and lets go of the loop's reference. True if that was the last one: the frame is to

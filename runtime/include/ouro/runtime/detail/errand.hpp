@@ -1,27 +1,27 @@
-// Errand: something that a loop waits for and another thread does. It goes out with the loop's plain future, and comes
-// back through the loop's inbox with a result for it.
+// Errand: something that a loop waits for and another thread does. It goes out with the loop's plain future, and
+// comes back through the loop's inbox with a result for it.
 //
 // It is linked into LoopState::errands through the future (which is no task, so its links are free), so that neither
 // going out nor coming back writes to another errand, which another thread may hold.
 //
-// `state_` decides who may touch it. All its transitions but the last are exchanges:
-//   out -> begun          the executor's thread: from now on the callable and the result are that thread's
-//   out, begun -> dropped the loop's thread, because the future was cancelled or the loop closes: the loop has unlinked
-//                         it and let go of the future; whoever has it frees it, and looks at nothing of the loop
-//   begun -> returning    the executor's thread, before it touches the inbox: from here to the end of the post the loop
-//                         does not go away
-//   returning -> stranded the executor's thread: the inbox was shut; the errand is left to the loop, which is closing
-// An exchange to dropped releases, and the failing exchange of the executor's thread acquires, so that the loop's last
-// touch comes before the free; stranded likewise. The way home is ordered by the inbox.
+// While it is out, the callable and the result belong to the executor's thread, the future and its links to the
+// loop's. `state_` decides how it ends:
+//   out -> dropped: by the loop's thread, because the future was cancelled or the loop closes. The loop has unlinked
+//     it and let go of the future; whoever has it frees it, and looks at nothing of the loop.
+//   out -> returning: by the executor's thread, before it touches the inbox. From here to the end of the post the
+//     loop does not go away.
+//   returning -> stranded: by the executor's thread, when the inbox was shut. The errand is left to the loop, which
+//     is closing.
+// The first two are exchanges, so one of them happens. The one to dropped releases, and who finds it acquires, so
+// that the loop's last touch comes before the free; stranded likewise. The way home is ordered by the inbox.
 //
-// The end of the loop. A loop may close, and be destroyed with its state, while its errands are out. Nothing is counted
-// for that on the way; the handshake is the state. close() does, in this order:
+// The end of the loop. A loop may close, and be destroyed with its state, while its errands are out. Nothing is
+// counted for that on the way; the handshake is the state. close() does, in this order:
 //   1. It exchanges the inbox for shut(): posts from now on fail.
 //   2. It discards what the inbox and the ready queues hold, errands among it (of(), discard()).
-//   3. drop_errands(): each one that is out or begun is dropped by an exchange; the executor's thread frees it when it
-//   gets
-//      to it, without a look at the loop. One that is returning is between its exchange and the end of its post, which
-//      is going to fail: the loop waits until it is stranded, a few instructions, and frees it.
+//   3. drop_errands(): each one that is out is dropped by an exchange; the executor's thread frees it when it gets
+//      to it, without a look at the loop. One that is returning is between its exchange and the end of its post,
+//      which is going to fail: the loop waits until it is stranded, a few instructions, and frees it.
 //   4. It waits until LoopState::posters is zero: nobody is about to unpark.
 // After that no thread of an executor touches the loop, its state or its parker.
 #pragma once
@@ -30,7 +30,6 @@
 #include <cstdint>
 #include <string>
 
-#include <ouro/runtime/concurrent_future.hpp>
 #include <ouro/runtime/config.hpp>
 #include <ouro/runtime/detail/core.hpp>
 
@@ -41,14 +40,14 @@ class OURO_EXPORT Errand : public FrameHeader, public ReadyNode, public Waitee {
   Errand(LoopState& home, FutureState& future) noexcept
       : FrameHeader{&Errand::returned, nullptr},
         ReadyNode{nullptr, static_cast<FrameHeader*>(this)},
+        Waitee(errand_kind),
         home_(&home),
         future_(&future) {}
 
   // Sets out: the future names it as what it waits for, and gets a reference. The loop's thread.
   void set_out() noexcept;
   // The future was cancelled. The loop's thread.
-  bool cancel(FutureState& future, const std::string& message) noexcept override;
-  const char* what() const noexcept override { return "executor"; }
+  bool given_up(FutureState& future) noexcept;
 
   // Lets go of the future without telling it, and frees the errand: no other thread has seen it yet, or it came back to
   // a loop that closes. The loop's thread.
@@ -63,24 +62,29 @@ class OURO_EXPORT Errand : public FrameHeader, public ReadyNode, public Waitee {
  protected:
   virtual ~Errand() = default;
 
-  // False if the errand was dropped meanwhile: then whoever asks frees it with release(). The executor's thread.
-  bool begin() noexcept;
-  // Sends it home, or frees it if nobody is there; it is gone then. The executor's thread, after begin().
+  // False if it has been dropped: then nobody wants the work, and who asks frees it with release(). The executor's
+  // thread.
+  bool wanted() const noexcept {
+    return state_.load(std::memory_order_acquire) != State::dropped;  // pairs with the release in let_go()
+  }
+  // Sends it home, or frees it if nobody is there; it is gone then. The executor's thread.
   void come_back() noexcept;
 
   virtual void deliver(FutureState& future) noexcept = 0;  // the loop's thread; the future is pending
   virtual void release() noexcept = 0;                     // destroys and frees
-  // Gives away what keeps the other side alive, when the loop has no more use for it. The loop's thread.
-  virtual ConcurrentHandle take_source() noexcept { return {}; }
+  // The loop has no more use for it: lets go of what it waits for, and with `cancelled`, because its future was, tells
+  // it so. That may bring it back at once. The loop's thread.
+  virtual void leave_source(bool /*cancelled*/) noexcept {}
 
   bool cancelled_ = false;  // the work was given up: set before come_back()
 
  private:
-  enum class State : std::uint8_t { out, begun, returning, dropped, stranded };
+  enum class State : std::uint8_t { out, returning, dropped, stranded };
 
+  static const WaiteeKind errand_kind;
   static void returned(void* leaf);
   // The loop has no use for it any more. False if it is on its way back.
-  bool let_go() noexcept;
+  bool let_go(bool cancelled) noexcept;
 
   std::atomic<State> state_{State::out};
   LoopState* home_;

@@ -18,6 +18,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <ouro/runtime/config.hpp>
 #include <ouro/runtime/detail/core.hpp>
@@ -42,12 +43,17 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   void* slots = nullptr;  // the results: an array, or with `indirect` an array of pointers
   bool indirect = false;
   bool plain_slots = false;  // slot_kind is value, and not indirect
+  bool simple = false;       // plain_slots and fixed: the usual gather
   bool fixed = true;         // `children` has an entry for every child (gather), or for the suspended ones (map)
   FutureState** children = nullptr;  // the owned ones; an entry is nullptr once it has completed, or is a future's
   SlotKind slot_kind = SlotKind::value;
   LoopState* home = nullptr;
   std::uint64_t pending = 0;
 
+  // The last child has ended: wakes the parent.
+  void finish() noexcept;
+  // Somebody holds a handle to a child that is done: it lives on as any task.
+  void keep_child(FutureState& child) noexcept;
   // A child ended with an exception, or (nullptr) with a cancellation.
   void child_failed(FutureState& child, std::exception_ptr exception) noexcept;
   // A child ended. True if its frame is to go.
@@ -84,23 +90,24 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   FutureState* parent_task() const noexcept { return parent; }
 
   // ---- Waitee ----
-  bool cancel(FutureState& task, const std::string& message) noexcept override;
-  FutureState* take_child() noexcept override;
-  const char* what() const noexcept override { return "gather"; }
+  bool cancel_all(const std::string& message) noexcept;
+  FutureState* take_suspended_child() noexcept;
 
  protected:
-  explicit GatherState(void (*run)(void*)) noexcept : FrameHeader{run, &never_destroyed}, ReadyNode{nullptr, nullptr} {}
-  GatherState(GatherState&& other) noexcept : FrameHeader(other), ReadyNode(other) {}  // before it started
+  explicit GatherState(void (*run)(void*)) noexcept
+      : FrameHeader{run, &never_destroyed}, ReadyNode{nullptr, nullptr}, Waitee(gather_kind) {}
+  GatherState(GatherState&& other) noexcept
+      : FrameHeader(other), ReadyNode(other), Waitee(gather_kind) {}  // before it started
   ~GatherState();
 
   // Queues the runner; from now on the object must not move.
   void start(FutureState& task, void* frame, std::source_location where) noexcept;
+  // Throws: ValueError for a future of another loop, RuntimeError for the task itself.
+  void check_futures(FutureState& task) const;
   // The end of the wait: throws what the gather has to throw.
   void rethrow_if_failed();
   void forget(FutureState& child) noexcept;
   void refill() noexcept;
-  // Somebody holds a handle to a child that is done: it lives on as any task.
-  void keep_child(FutureState& child) noexcept;
   // A map's list of suspended children got shorter.
   virtual void unlisted(std::uint32_t left) noexcept { static_cast<void>(left); }
   // Map: f or the range threw.
@@ -109,9 +116,8 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   void destroy_children() noexcept;
   // The runner has nothing more to start.
   void runner_done() noexcept;
-  void finish() noexcept;
   void adopt_child(FutureState& child, std::uint32_t i) noexcept {
-    if (child.has(flag_gathered)) return;
+    if (OURO_UNLIKELY(child.has(flag_gathered))) return;
     child.home = home;
     child.leaf = child.frame();
     child.gather = this;
@@ -120,10 +126,14 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   }
   // Cancels the started children, and with `also_futures` the caller's. True if any accepted.
   bool cancel_children(const std::string& message, bool also_futures) noexcept;
+  // The same, but gathers that children wait for go to a list, at its end `last`.
+  bool cancel_own(const std::string& message, bool also_futures, GatherState**& last) noexcept;
+  void begin_cancel(const std::string& message) noexcept;
   void let_go_of_futures() noexcept;
   static void notified(Waiter& self, FutureState& done) noexcept;
   void future_done(GatherNode& node) noexcept;
 
+  static const WaiteeKind gather_kind;
   void start_future(GatherNode& node) noexcept;
   void end_unstarted(FutureState& child) noexcept;
   static void run_fixed(void* leaf);
@@ -141,6 +151,11 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   bool starved = false;  // the runner left because the limit was reached: the next child that ends queues it
   std::exception_ptr first_error;
   std::string cancel_message;
+  bool to_cancel = false;  // in the list of cancel_children:
+  GatherState* next_to_cancel = nullptr;
+  // With return_exceptions: the children that were cancelled before their first step. Their typed slots wait for the
+  // awaiter.
+  std::vector<std::pair<std::uint32_t, std::exception_ptr>> unrun;
 };
 
 // Results of this type are stored as they are, in an array, and storing them cannot fail.
@@ -173,7 +188,7 @@ void store_in_slot(GatherState& gather, std::uint32_t index, FutureResult<T>& ch
     const auto held = [&]() -> Held {
       if constexpr (std::is_reference_v<T>) {
         return std::addressof(value());
-      } else if constexpr (std::is_copy_constructible_v<T>) {
+      } else if constexpr (is_copyable<T>) {
         return copy ? T(child.value()) : T(std::move(child.value()));
       } else {
         if (copy && child.refs > 1) throw_shared_result();
@@ -209,7 +224,11 @@ OURO_NOINLINE void give_to_gather_slowly(GatherState& gather, FutureResult<T>& c
     try {
       store_in_slot<T>(gather, child.child.index, child, false);
     } catch (...) {
-      gather.child_failed(child, std::current_exception());
+      if (gather.slot_kind == SlotKind::outcome) {
+        store_exception_in_slot<T>(gather, child.child.index, std::current_exception());
+      } else {
+        gather.child_failed(child, std::current_exception());
+      }
     }
   } else if (gather.slot_kind == SlotKind::outcome) {
     store_exception_in_slot<T>(gather, child.child.index, exception_or_cancellation(child));
@@ -222,18 +241,27 @@ OURO_NOINLINE void give_to_gather_slowly(GatherState& gather, FutureResult<T>& c
 template <class T>
 bool give_to_gather(FutureResult<T>& child) noexcept {
   GatherState& gather = *child.gather;
-  if constexpr (std::is_void_v<T>) {
-    if (OURO_UNLIKELY(!gather.plain_slots || child.outcome() != outcome_value)) give_to_gather_slowly<T>(gather, child);
-  } else if constexpr (has_plain_slot<T>) {
-    if (OURO_LIKELY(gather.plain_slots && child.outcome() == outcome_value)) {
-      static_cast<T*>(gather.slots)[child.child.index] = static_cast<T&&>(child.value());
-    } else {
-      give_to_gather_slowly<T>(gather, child);
-    }
-  } else {
-    give_to_gather_slowly<T>(gather, child);
-  }
+  give_to_gather_slowly<T>(gather, child);
   return gather.child_done(child);
+}
+
+// The same for a child that has a value.
+template <class T>
+bool give_value_to_gather(FutureResult<T>& child) noexcept {
+  GatherState& gather = *child.gather;
+  if constexpr (std::is_void_v<T> || has_plain_slot<T>) {
+    const std::uint32_t index = child.child.index;
+    if (OURO_LIKELY(gather.plain_slots)) {
+      if constexpr (!std::is_void_v<T>) static_cast<T*>(gather.slots)[index] = static_cast<T&&>(child.value());
+      if (!gather.simple) return gather.child_done(child);
+      gather.children[index] = nullptr;
+      if (--gather.pending == 0) gather.finish();
+      if (OURO_LIKELY(child.refs == 0)) return true;
+      gather.keep_child(child);
+      return false;
+    }
+  }
+  return give_to_gather(child);
 }
 
 }  // namespace ouro::detail

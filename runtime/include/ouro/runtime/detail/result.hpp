@@ -5,6 +5,8 @@
 #include <cstring>
 #include <exception>
 #include <memory>
+#include <optional>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <variant>
@@ -21,10 +23,25 @@ template <class T>
 class Outcome {
  public:
   Outcome() noexcept = default;
-  explicit Outcome(std::exception_ptr exception) noexcept : content_(std::move(exception)) {}
+  explicit Outcome(std::exception_ptr exception) noexcept : content_(std::in_place_index<0>, std::move(exception)) {}
   template <class U>
     requires std::constructible_from<T, U&&>
   Outcome(std::in_place_t, U&& value) : content_(std::in_place_index<1>, std::forward<U>(value)) {}
+  Outcome(const Outcome&) = default;
+  Outcome(Outcome&&) = default;
+  // T need not be assignable; what its move throws becomes the outcome.
+  Outcome& operator=(Outcome other) noexcept {
+    try {
+      if (other.has_value()) {
+        content_.template emplace<1>(std::get<1>(std::move(other.content_)));
+        return *this;
+      }
+    } catch (...) {
+      other.content_.template emplace<0>(std::current_exception());
+    }
+    content_.template emplace<0>(std::get<0>(std::move(other.content_)));
+    return *this;
+  }
 
   bool has_value() const noexcept { return content_.index() == 1; }
   explicit operator bool() const noexcept { return has_value(); }
@@ -90,6 +107,24 @@ class Outcome<void> {
 namespace detail {
 
 struct Unit {};
+
+// std::is_copy_constructible, but a container of what cannot be copied says no.
+template <class T>
+struct IsCopyable : std::is_copy_constructible<T> {};
+template <class T>
+  requires requires {
+    typename T::value_type;
+    typename T::allocator_type;
+  }
+struct IsCopyable<T> : std::conjunction<std::is_copy_constructible<T>, IsCopyable<typename T::value_type>> {};
+template <class... T>
+struct IsCopyable<std::tuple<T...>> : std::conjunction<IsCopyable<T>...> {};
+template <class A, class B>
+struct IsCopyable<std::pair<A, B>> : std::conjunction<IsCopyable<A>, IsCopyable<B>> {};
+template <class T>
+struct IsCopyable<std::optional<T>> : IsCopyable<T> {};
+template <class T>
+inline constexpr bool is_copyable = IsCopyable<T>::value;
 
 // A value whose alignment a coroutine frame cannot give lives in memory of its own.
 template <class T>
@@ -244,7 +279,7 @@ class FutureResult<T&> : public FutureResult<T*> {
   T& take() noexcept { return *FutureResult<T*>::value(); }
 };
 
-// ---- Gathered children ----------------------------------------------------------------------------------------------
+// ---- Gathered children ----
 
 // How the results of a gather are laid out.
 enum class SlotKind : std::uint8_t {

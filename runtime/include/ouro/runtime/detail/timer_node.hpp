@@ -10,6 +10,10 @@ namespace ouro::detail {
 
 struct ReadyNode;
 
+// TimerNode::kind, as the loop uses it: what its target is.
+inline constexpr std::uint32_t timer_of_task = 0;
+inline constexpr std::uint32_t timer_of_callback = 1;
+
 struct TimerNode {
   static constexpr std::uint32_t not_armed = ~std::uint32_t{0};
 

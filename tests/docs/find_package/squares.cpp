@@ -1,0 +1,2 @@
+// The program of README.md, in the project of README.md.
+#include "../readme_example.cpp"

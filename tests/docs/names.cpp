@@ -1,0 +1,200 @@
+// Every name of the table in README.md, used: check_blocks.py compares the two, and this compiles and runs.
+#include <ouro/ouro.hpp>
+
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <memory>
+#include <stdexcept>
+#include <thread>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+using namespace std::chrono_literals;
+
+namespace {
+
+void check(bool right, const char* what) {
+  if (right) return;
+  std::fprintf(stderr, "wrong: %s\n", what);
+  std::exit(1);
+}
+
+ouro::Coroutine<int> f(int x) {
+  co_await ouro::sleep(0s);
+  co_return x;
+}
+
+std::unique_ptr<ouro::EventLoop> make_loop() { return std::make_unique<ouro::EventLoop>(); }
+
+// ---- Coroutines, tasks, gather ----
+
+static_assert(ouro::is_coroutine<ouro::Coroutine<int>> && ouro::is_coroutine_function<decltype(f)>);
+static_assert(ouro::isfuture<ouro::Task<>> && ouro::Awaitable<ouro::Task<int>> &&
+              ouro::CoroutineCallable<decltype(f)&, int>);
+static_assert(ouro::Awaiter<decltype(ouro::sleep(1s))>);
+static_assert(std::is_same_v<ouro::await_result_t<ouro::Coroutine<int>>, int>);
+
+ouro::Coroutine<> coroutines_and_tasks() {
+  check(co_await ouro::sleep(1ms, 7) == 7, "sleep");
+  co_await ouro::sleep_until(ouro::get_running_loop().time() + 1ms);
+
+  ouro::Task<int> task = ouro::create_task(f(1), {.name = "first", .eager_start = true});
+  check(task.get_name() == "first" && task.cancelling() == 0 && task.uncancel() == 0, "a task");
+  check(task.get_stack().empty() && ouro::all_tasks().size() == 2, "get_stack, all_tasks");  // it is ready
+  task.set_name("renamed");
+  check(co_await task == 1 && co_await ouro::create_task(f, 2) == 2, "create_task");
+  ouro::AnyTask self = ouro::current_task();
+  check(!self.done(), "current_task");
+
+  auto [a, b] = co_await ouro::gather(f(3), f(4));
+  std::vector<ouro::Coroutine<int>> many;
+  many.push_back(f(5));
+  std::vector<int> results = co_await ouro::gather(std::move(many));
+  auto [outcome] = co_await ouro::gather(ouro::return_exceptions, f(6));
+  static_assert(std::is_same_v<decltype(outcome), ouro::Outcome<int>>);
+  check(a + b + results[0] + outcome.value() == 18, "gather");
+  std::vector<int> numbers{1, 2, 3};
+  results = co_await ouro::map(f, numbers, {.limit = 2});
+  check(results == numbers, "map");
+  check(co_await ouro::ensure_future(f(8)) == 8, "ensure_future");
+}
+
+// ---- Futures, exceptions ----
+
+ouro::Coroutine<> futures() {
+  ouro::EventLoop& loop = ouro::get_running_loop();
+  ouro::Future<int> future = loop.create_future<int>();
+  int called = 0;
+  ouro::CallbackToken token = future.add_done_callback([&](ouro::Future<int>) { ++called; });
+  check(future.remove_done_callback(token) == 1, "remove_done_callback");
+  future.add_done_callback([&](ouro::Future<int>) { ++called; });
+  future.set_result(9);
+  check(future.done() && future.result() == 9 && !future.exception() && co_await future == 9, "a future");
+  check(called == 0 && &future.get_loop() == &loop && future.created().line() != 0, "get_loop, created");
+  co_await ouro::sleep(0s);
+  check(called == 1, "add_done_callback");
+
+  ouro::Future<> failed = loop.create_future();
+  failed.set_exception(std::runtime_error("it failed"));
+  check(failed.exception() != nullptr, "set_exception");
+  ouro::Future<> cancelled = loop.create_future();
+  check(cancelled.cancel("enough") && cancelled.cancelled(), "cancel");
+  try {
+    co_await cancelled;
+  } catch (const ouro::CancelledError& error) {
+    check(error.message() == "enough", "CancelledError");
+  }
+  static_assert(std::is_base_of_v<ouro::RuntimeError, ouro::InvalidStateError>);
+  static_assert(std::is_base_of_v<ouro::RuntimeError, ouro::StopIteration>);
+  static_assert(std::is_base_of_v<ouro::RuntimeError, ouro::TimeoutError>);
+  static_assert(std::is_base_of_v<std::exception, ouro::ValueError>);
+  static_assert(std::is_base_of_v<ouro::OSError, ouro::FileNotFoundError>);
+  static_assert(std::is_base_of_v<ouro::ConnectionError, ouro::ConnectionRefusedError>);
+  static_assert(!std::is_base_of_v<std::exception, ouro::CancelledError>);
+  static_assert(!std::is_base_of_v<std::exception, ouro::KeyboardInterrupt>);
+  static_assert(!std::is_base_of_v<std::exception, ouro::GeneratorExit>);
+}
+
+// ---- Generators ----
+
+ouro::Generator<int, int> echo() {
+  int got = 0;
+  for (;;) got = co_yield got;
+}
+
+ouro::AsyncGenerator<int> ticks(int count) {
+  for (int i = 0; i < count; ++i) {
+    co_await ouro::sleep(0s);
+    co_yield i;
+  }
+}
+
+ouro::Coroutine<int> sum(ouro::AsyncGenerator<int>& generator) {
+  int total = 0;
+  while (auto value = co_await generator.next()) total += *value;
+  co_return total;
+}
+
+ouro::Coroutine<> generators() {
+  auto mirror = echo();
+  check(mirror.next() == 0 && mirror.send(5) == 5 && mirror.try_next() == 0, "a generator");
+  try {
+    mirror.throw_(std::runtime_error("out"));
+  } catch (const std::runtime_error&) {
+  }
+  mirror.close();
+  auto stopped = ticks(3);
+  check(co_await stopped.next() == 0, "next");
+  co_await stopped.aclose();
+  check(co_await ouro::aclosing(ticks(4), sum) == 6, "aclosing");
+  co_await ouro::shutdown_asyncgens(ouro::get_running_loop());
+}
+
+// ---- Threads and executors ----
+
+ouro::Coroutine<> threads() {
+  ouro::EventLoop& loop = ouro::get_running_loop();
+  check(co_await ouro::to_thread([](int x) { return x; }, 1) == 1, "to_thread");
+  ouro::ThreadPoolExecutor pool(2, {.max_queued = 100, .thread_name_prefix = "names"});
+  check(co_await loop.run_in_executor(&pool, [] { return 2; }) == 2, "run_in_executor");
+  ouro::ConcurrentFuture<int> future = ouro::executor_submit(pool, [] { return 3; });
+  check(co_await ouro::wrap_future(future) == 3, "wrap_future");
+  check(pool.queue_depth() == 0 && pool.max_workers() == 2 && pool.threads() > 0, "the pool");
+  std::thread other([&loop] {
+    check(ouro::run_coroutine_threadsafe(f(4), loop).result() == 4, "run_coroutine_threadsafe");
+    loop.call_soon_threadsafe([] {});
+  });
+  co_await ouro::to_thread([&other] { other.join(); });
+  loop.set_default_executor(std::make_shared<ouro::ThreadPoolExecutor>(1));
+  co_await ouro::shutdown_default_executor(loop, 10s);
+  static_assert(std::is_base_of_v<ouro::Executor, ouro::ThreadPoolExecutor>);
+  pool.shutdown();
+}
+
+// ---- The loop, policies, runners ----
+
+void loop_by_hand() {
+  std::unique_ptr<ouro::EventLoop> loop = ouro::new_event_loop();
+  ouro::set_event_loop(loop.get());
+  check(&ouro::get_event_loop() == loop.get() && !loop->is_running(), "get_event_loop");
+  ouro::Handle handle = loop->call_soon([] {});
+  handle.cancel();
+  ouro::TimerHandle timer = loop->call_later(1ms, [&] { loop->stop(); });
+  ouro::TimerHandle at = loop->call_at(loop->time() + 1h, [] {});
+  check(handle.cancelled() && timer.when() < at.when(), "handles");
+  int reports = 0;
+  loop->set_exception_handler([&](ouro::EventLoop&, const ouro::ExceptionContext&) { ++reports; });
+  check(loop->get_exception_handler() != nullptr, "get_exception_handler");
+  loop->call_exception_handler({.message = "told", .exception = nullptr, .task = {}, .created = {}});
+  loop->set_debug(true);
+  loop->slow_callback_duration = 1s;
+  loop->set_spin(10us);
+  loop->set_task_factory(ouro::eager_task_factory);
+  check(loop->get_debug() && loop->get_task_factory() && reports == 1, "the loop's settings");
+  loop->run_forever();
+  auto task = loop->create_task(f(1));
+  check(loop->run_until_complete(task) == 1 && loop->counters().turns <= loop->counters().looks + 1000, "run");
+  ouro::set_event_loop(nullptr);
+  loop->close();
+  check(loop->is_closed(), "close");
+}
+
+void policies_and_runners() {
+  std::shared_ptr<ouro::EventLoopPolicy> before = ouro::get_event_loop_policy();
+  ouro::set_event_loop_policy(std::make_shared<ouro::DefaultEventLoopPolicy>());
+  ouro::Runner runner({.debug = true, .loop_factory = make_loop});
+  check(runner.run(f(1)) == 1 && runner.run(f(2)) == 2 && runner.get_loop().get_debug(), "Runner");
+  runner.close();
+  ouro::set_event_loop_policy(before);
+}
+
+}  // namespace
+
+int main() {
+  for (auto* part : {coroutines_and_tasks, futures, generators, threads}) ouro::run(part(), {.spin = 0us});
+  loop_by_hand();
+  policies_and_runners();
+  return 0;
+}
