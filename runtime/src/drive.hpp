@@ -9,8 +9,6 @@
 
 namespace ouro::detail {
 
-extern constinit thread_local void* transfer_slot;
-
 inline void drive_inline(void* frame) {
   std::coroutine_handle<>::from_address(frame).resume();
   while (OURO_UNLIKELY(transfer_slot != nullptr)) {

@@ -103,8 +103,8 @@ void GatherState::run_fixed(void* header) {
       self.start_future(self.nodes[i]);
       continue;
     }
-    if (i + 4 < last) {
-      const auto ahead = reinterpret_cast<std::uintptr_t>(children[i + 4]);  // nullptr for a future: harmless
+    if (i + 12 < last) {
+      const auto ahead = reinterpret_cast<std::uintptr_t>(children[i + 12]);  // nullptr for a future: harmless
       __builtin_prefetch(reinterpret_cast<const void*>(ahead - sizeof(FrameHeader)), 1);
       __builtin_prefetch(reinterpret_cast<const void*>(ahead + sizeof(FutureState)), 1);
     }

@@ -106,30 +106,36 @@ class MapAwaiter final : public GatherState {
     FutureState* child = nullptr;
     loop.current = this->parent;  // f runs in the name of the task that called map
     try {
-      if (made_ >= results_.size()) grow(std::max<std::size_t>(64, 2 * results_.size()));
-      if (suspended_.capacity() == suspended_.size()) {
-        suspended_.reserve(2 * suspended_.size() + 1);
-        this->children = suspended_.data();
-      }
+      if (OURO_UNLIKELY(made_ == room_)) make_room();
       child = make();
     } catch (...) {
       fail(std::current_exception());
       return false;
     }
-    child->home = this->home;
+    child->home = &loop;
     child->gather = this;
     child->child = {static_cast<std::uint32_t>(made_), not_listed};
-    child->set(flag_task | flag_gathered | flag_started);
+    set_stage(*child, 0, flag_task | flag_gathered | flag_started);
     ++made_;
-    ++this->pending;
+    this->pending = before + 1;
     loop.current = child;
-    drive(child->frame());
+    drive_here(child->frame());
     if (this->pending > before) {
       list(*child);
       if (OURO_UNLIKELY(this->aborting))
         cancel(*child, this->cancel_message);  // it cancelled the map in its first step
     }
     return !this->aborting && advance(loop);
+  }
+
+  // Room for the results of more children, and for their names should they suspend: up to the `room_`th.
+  OURO_NOINLINE void make_room() {
+    if (made_ >= results_.size()) grow(std::max<std::size_t>(64, 2 * results_.size()));
+    if (suspended_.capacity() == suspended_.size()) {
+      suspended_.reserve(2 * suspended_.size() + 64);
+      this->children = suspended_.data();
+    }
+    room_ = std::min(results_.size(), made_ + suspended_.capacity() - suspended_.size());
   }
 
   // Only now, because the element of an input range may go with it.
@@ -168,6 +174,7 @@ class MapAwaiter final : public GatherState {
   std::size_t limit_;
   std::optional<std::ranges::iterator_t<View>> position_;
   std::size_t made_ = 0;
+  std::size_t room_ = 0;
   ResultSlots<T, Outcomes> results_;
   std::vector<FutureState*> suspended_;
 };

@@ -79,7 +79,13 @@ template <class T>
 Task<T> schedule(LoopState& home, Coroutine<T>&& coroutine, const TaskOptions& options, std::source_location where) {
   if (OURO_UNLIKELY(!coroutine)) throw_awaited_twice();
   FutureResult<T>& state = *coroutine.get();
-  schedule_task(home, state, options, where);
+  try {
+    schedule_task(home, state, options, where);
+  } catch (...) {
+    // A task factory that kept a handle made it a task that was cancelled: the coroutine is used up.
+    if (state.done()) drop_ref(*coroutine.release());
+    throw;
+  }
   coroutine.release();
   return Task<T>(state);
 }

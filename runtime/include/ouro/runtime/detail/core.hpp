@@ -243,6 +243,7 @@ OURO_EXPORT FutureState& require_task(const char* operation);
 
 // Where a trampolined transfer leaves the frame that comes next. At most one is pending on a thread, and only between
 // an await_suspend and the drive loop that resumed it.
+OURO_EXPORT extern constinit thread_local void* transfer_slot;
 OURO_EXPORT void set_transfer_slot(void* frame) noexcept;
 
 OURO_TRANSFER_NAMESPACE {
@@ -259,6 +260,15 @@ inline std::coroutine_handle<> transfer(std::coroutine_handle<> next) noexcept {
 
 // Resumes a frame and whatever it transfers to, until all are suspended or have ended.
 OURO_EXPORT void drive(void* frame);
+// The same, in line.
+inline void drive_here(void* frame) {
+  std::coroutine_handle<>::from_address(frame).resume();
+  if (OURO_UNLIKELY(transfer_slot != nullptr)) {
+    void* next = transfer_slot;
+    transfer_slot = nullptr;
+    drive(next);
+  }
+}
 
 // ---- Tasks and futures ----
 

@@ -70,6 +70,16 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
     return false;
   }
 
+  // The same for a child of a map.
+  bool mapped_child_done(FutureState& child) noexcept {
+    if (child.child.position != not_listed) forget(child);
+    if (OURO_UNLIKELY(starved)) refill();
+    if (--pending == 0) finish();
+    if (OURO_LIKELY(child.refs == 0)) return true;
+    keep_child(child);
+    return false;
+  }
+
   // ---- For all_tasks ----
   GatherState* older = nullptr;
   GatherState* newer = nullptr;
@@ -253,7 +263,7 @@ bool give_value_to_gather(FutureResult<T>& child) noexcept {
     const std::uint32_t index = child.child.index;
     if (OURO_LIKELY(gather.plain_slots)) {
       if constexpr (!std::is_void_v<T>) static_cast<T*>(gather.slots)[index] = static_cast<T&&>(child.value());
-      if (!gather.simple) return gather.child_done(child);
+      if (!gather.simple) return gather.mapped_child_done(child);
       gather.children[index] = nullptr;
       if (--gather.pending == 0) gather.finish();
       if (OURO_LIKELY(child.refs == 0)) return true;

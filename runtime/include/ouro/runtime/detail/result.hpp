@@ -167,7 +167,7 @@ class FutureResult : public FutureState {
     } else {
       ::new (static_cast<void*>(std::addressof(stored_))) Stored(std::forward<Args>(args)...);
     }
-    set_outcome(outcome_value);
+    set(outcome_value);  // it was none
   }
 
   T& value() noexcept {
@@ -229,7 +229,7 @@ class FutureResult<void> : public FutureState {
     if (outcome() == outcome_exception) exception_.~exception_ptr();
   }
 
-  void emplace() noexcept { set_outcome(outcome_value); }
+  void emplace() noexcept { set(outcome_value); }  // it was none
   void value() const noexcept {}
   void take() const noexcept {}
 
