@@ -32,8 +32,8 @@ struct FreeFrame {
 static_assert(sizeof(FreeFrame) <= class_bytes);
 
 // The frames of one size that a thread holds. The list is a chain long when `room` is zero: every frame freed lowers
-// it, every frame allocated raises it. `room` and `allocated` are written by the owner alone, in one instruction each, and
-// read by frame_ledger() from elsewhere: relaxed.
+// it, every frame allocated raises it. `room` and `allocated` are written by the owner alone, in one instruction each,
+// and read by frame_ledger() from elsewhere: relaxed.
 struct FreeList {
   FreeFrame* head;
   std::uint64_t room;       // frames that may be freed before the list is handed over
