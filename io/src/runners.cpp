@@ -162,8 +162,16 @@ void Runner::close() {
   struct Close {
     Runner& runner;
     ~Close() {
-      if (!runner.options_.loop_factory) set_event_loop(nullptr);
-      runner.loop_->close();
+      EventLoop& loop = *runner.loop_;
+      try {
+        loop.close();
+        if (!runner.options_.loop_factory) set_event_loop(nullptr);
+      } catch (...) {
+        ExceptionContext context;
+        context.message = "unhandled exception at the end of run()";
+        context.exception = std::current_exception();
+        loop.call_exception_handler(context);
+      }
     }
   } last{*this};
   if (loop_->is_closed()) return;

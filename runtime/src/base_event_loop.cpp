@@ -242,7 +242,8 @@ void BaseEventLoop::look() {
   events_.splice_back(s.ready);  // completions come before timers
   fire_timers();
   if (s.inbox.load(std::memory_order_relaxed)) take_inbox(s.inbox.exchange(nullptr, std::memory_order_acquire));
-  if (apart.ready.empty() && s.ready.empty() && s.batch.empty() && events_.empty() && injected_.empty() && !stopping_) {
+  if (apart.ready.empty() && s.ready.empty() && s.batch.empty() && events_.empty() && injected_.empty() && !stopping_ &&
+      !interrupted_.load(std::memory_order_relaxed)) {  // one that came since: poll() has taken its wake-up
     wait_for_work();
     events_.splice_back(s.ready);
     fire_timers();

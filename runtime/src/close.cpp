@@ -78,6 +78,7 @@ void BaseEventLoop::close() {
     throw RuntimeError("Cannot close a running event loop", "stop() it, and close it when run_* has returned");
   if (state_->closed) return;
   state_->closed = true;
+  state_->closing = true;
   detail::update_special(*state_);
   detail::LoopState* outer = detail::set_running_state(nullptr);
   take_inbox(state_->inbox.exchange(detail::shut(), std::memory_order_acquire));
@@ -97,6 +98,7 @@ void BaseEventLoop::close() {
     }
   }
   executor_shut_down_ = true;
+  state_->closing = false;
   detail::set_running_state(outer);
 }
 

@@ -34,7 +34,12 @@ void destroy_frame(void* frame) noexcept { std::coroutine_handle<>::from_address
 
 }  // namespace
 
-void set_transfer_slot(void* frame) noexcept { transfer_slot = frame; }
+void set_transfer_slot(void* frame) noexcept {
+  // Occupied: the caller resumed another coroutine by hand, and that one's transfer has not happened yet. It happens
+  // now, inside the caller, as it would have where transfers are tail calls.
+  if (OURO_UNLIKELY(transfer_slot != nullptr)) drive_inline(std::exchange(transfer_slot, nullptr));
+  transfer_slot = frame;
+}
 
 OURO_NOINLINE LoopState* running_state() noexcept { return running_loop; }
 
@@ -301,11 +306,15 @@ void count_cancel(FutureState& task, const std::string& message) noexcept {
   if (task.cancel_requests != 0xffff) ++task.cancel_requests;
 }
 
+// A cancellation that has gone on this often may be going round.
+constexpr std::uint32_t ring_suspected = 1000;
+
 bool cancel(FutureState& first, const std::string& message) noexcept {
   if (first.done()) return false;
-  FutureState* const ring = find_ring(first);
+  FutureState* ring = nullptr;
   FutureState* state = &first;
-  for (;;) {
+  for (std::uint32_t steps = 1;; ++steps) {
+    if (OURO_UNLIKELY(steps == ring_suspected)) ring = find_ring(*state);
     remember_message(*state, message);
     if (!state->has(flag_task)) {
       Waitee* source = std::exchange(state->waiting_on, nullptr);

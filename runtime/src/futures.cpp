@@ -158,7 +158,8 @@ void check_settable(FutureState& state, const char* operation) {
     throw RuntimeError(std::string("Task does not support ") + operation + " operation");
   }
   if (OURO_UNLIKELY(state.done())) throw_already_done(state);
-  if (OURO_UNLIKELY(state.home->closed && state.waiters)) throw RuntimeError("Event loop is closed");
+  if (OURO_UNLIKELY(state.home->closed && state.waiters && !state.home->closing))
+    throw RuntimeError("Event loop is closed");
 }
 
 BaseEventLoop& loop_of(FutureState& state) {

@@ -15,13 +15,7 @@ const WaiteeKind GatherState::gather_kind{
     },
     nullptr, [](Waitee& self) noexcept { return static_cast<GatherState&>(self).take_suspended_child(); }, "gather"};
 
-GatherState::~GatherState() {
-  if (!waiting) return;
-  // Its parent is destroyed with the loop.
-  (newer ? newer->older : home->gathers) = older;
-  if (older) older->newer = newer;
-  let_go_of_futures();
-}
+GatherState::~GatherState() { OURO_ASSERT(!waiting); }
 
 void GatherState::never_destroyed(void*) { OURO_ASSERT(false); }
 
@@ -235,6 +229,7 @@ bool GatherState::cancel_children(const std::string& message, bool also_futures)
 
 void GatherState::begin_cancel(const std::string& message) noexcept {
   cancel_requested = true;
+  if (first_error) cancelled_late = true;
   aborting = true;
   try {
     cancel_message = message;
@@ -285,7 +280,7 @@ void GatherState::future_done(GatherNode& node) noexcept {
 
 void GatherState::rethrow_if_failed() {
   check_cancelled(*parent);
-  if (first_error) std::rethrow_exception(std::move(first_error));
+  if (first_error && !cancelled_late) std::rethrow_exception(std::move(first_error));
   if (cancel_requested) throw CancelledError(cancel_message);
 }
 
@@ -302,6 +297,12 @@ FutureState* GatherState::take_suspended_child() noexcept {
 
 void GatherState::destroy_children() noexcept {
   while (FutureState* child = take_suspended_child()) bury(*home, *child);
+  if (!waiting) return;
+  // Its parent is destroyed with the loop.
+  (newer ? newer->older : home->gathers) = older;
+  if (older) older->newer = newer;
+  let_go_of_futures();
+  waiting = false;
 }
 
 void throw_zero_limit() { throw ValueError("map: the limit must be at least 1"); }

@@ -183,6 +183,7 @@ TEST(Ring, KeepsRoomForCancels) {
 }
 
 TEST(Ring, LeavesOutWhatTheEnvironmentDisables) {
+  const Variable nothing("OURO_RING_DISABLE", "");
   const Ring whole(8);
   bool RingFeatures::* const members[] = {&RingFeatures::defer_taskrun, &RingFeatures::single_issuer,
                                           &RingFeatures::submit_all,    &RingFeatures::registered_ring,

@@ -95,6 +95,7 @@ class OutOfMemoryTest : public test::LoopTest {
 // Its frame is larger than what comes from the pool, and so needs operator new.
 Coroutine<int> large(Counted) {
   std::array<char, 4096> local{};
+  asm volatile("" : : "r"(local.data()) : "memory");  // or the compiler finds out that most of it is not needed
   co_await sleep(0ms);
   local[17] = 1;
   co_await sleep(0ms);
@@ -159,7 +160,7 @@ TEST_F(OutOfMemoryTest, AGatherThatCannotAllocateItsResultsThrowsAtTheAwait) {
     co_return results.size();
   };
   fail_each_allocation([&] { EXPECT_EQ(run(body(alive)), 3U); });
-  EXPECT_GT(failures, 4);
+  EXPECT_GT(failures, 2);
 }
 
 TEST_F(OutOfMemoryTest, ACancelMessageThatCannotBeKeptIsLostAndTheCancelIsNot) {

@@ -37,7 +37,7 @@ class OURO_EXPORT Runner {
   // SIGINT ended it.
   template <class A>
     requires(Awaitable<std::remove_cvref_t<A>> || CoroutineCallable<std::decay_t<A>&>)
-  auto run(A&& awaitable, std::source_location where = std::source_location::current()) {
+  decltype(auto) run(A&& awaitable, std::source_location where = std::source_location::current()) {
     auto coroutine = detail::to_coroutine(std::forward<A>(awaitable));
     check_usable();
     EventLoop& loop = get_loop();
@@ -69,14 +69,14 @@ class OURO_EXPORT Runner {
 // Throws: what main threw; RuntimeError inside a running loop.
 template <class A>
   requires(Awaitable<std::remove_cvref_t<A>> || CoroutineCallable<std::decay_t<A>&>)
-auto run(A&& main, RunOptions options = {}, std::source_location where = std::source_location::current()) {
+decltype(auto) run(A&& main, RunOptions options = {}, std::source_location where = std::source_location::current()) {
   auto coroutine = detail::to_coroutine(std::forward<A>(main));
   Runner runner(options);
   if constexpr (std::is_void_v<typename decltype(coroutine)::value_type>) {
     runner.run(std::move(coroutine), where);
     runner.close();
   } else {
-    auto result = runner.run(std::move(coroutine), where);
+    decltype(auto) result = runner.run(std::move(coroutine), where);
     runner.close();
     return result;
   }

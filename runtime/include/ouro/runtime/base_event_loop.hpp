@@ -1,6 +1,7 @@
 // The loop without the network: callbacks, timers, tasks, the executor. io's EventLoop derives from it.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -182,6 +183,14 @@ class OURO_EXPORT BaseEventLoop {
     return detail::schedule(*state_, std::move(coroutine), TaskOptions(), where);
   }
 
+  template <class F, class... Args>
+    requires CoroutineCallable<std::decay_t<F>&, std::decay_t<Args>...>
+  auto create_task(TaskOptions options, F&& f, Args&&... args) {
+    auto coroutine = detail::to_coroutine(std::forward<F>(f), std::forward<Args>(args)...);
+    const std::source_location where = coroutine.get()->created;
+    return detail::schedule(*state_, std::move(coroutine), options, where);
+  }
+
   // Called for every task that is made; nullptr ends that.
   void set_task_factory(TaskFactory factory);
   const TaskFactory& get_task_factory() const noexcept { return factory_; }
@@ -197,10 +206,11 @@ class OURO_EXPORT BaseEventLoop {
                                                                                        Args&&... args) {
     using R = std::invoke_result_t<std::decay_t<F>, std::decay_t<Args>...>;
     check_open();
+    Executor& on = executor ? *executor : default_executor();
     Future<R> future = create_future<R>();
     using LocalJob = detail::TypedLoopJob<R, std::decay_t<F>, std::decay_t<Args>...>;
     auto* job = new LocalJob(*state_, future.handle().state(), std::forward<F>(f), std::forward<Args>(args)...);
-    detail::submit_job(*state_, executor ? executor : &default_executor(), *job);
+    detail::submit_job(*state_, &on, *job);
     return future;
   }
 
@@ -247,15 +257,10 @@ class OURO_EXPORT BaseEventLoop {
 
  private:
   friend class TurnTest;
+  // A move-only result stays with the caller's future, and is given by reference.
   template <class T>
-  static T copy_result(const Future<T>& future) {
-    if constexpr (std::is_void_v<T>) {
-      future.result();
-    } else if constexpr (std::is_reference_v<T> || detail::is_copyable<T>) {
-      return future.result();
-    } else {
-      return detail::take_value<T>(future.handle().state());
-    }
+  static detail::SharedResult<T> copy_result(const Future<T>& future) {
+    return future.result();
   }
   void check_open() const {
     if (OURO_UNLIKELY(state_->closed)) throw_closed();

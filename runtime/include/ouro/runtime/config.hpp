@@ -33,7 +33,7 @@
 #endif
 
 // Translation units that differ in the switch must not share the templates that depend on it: these live in an inline
-// namespace that names it, so that mixing them is an error of the linker and never a wrong program.
+// namespace that names it. A coroutine of the one kind may await one of the other: whoever drives looks at the slot.
 #if OURO_TAIL_CALLS
 #define OURO_TRANSFER_NAMESPACE inline namespace symmetric
 #else

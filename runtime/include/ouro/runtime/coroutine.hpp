@@ -202,6 +202,10 @@ struct ReturnOf<F> {
   static R probe(R (C::*)(A...) noexcept);
   template <class C, class R, class... A>
   static R probe(R (C::*)(A...) const noexcept);
+  template <class C, class R, class... A>
+  static R probe(R (C::*)(A...) &);
+  template <class C, class R, class... A>
+  static R probe(R (C::*)(A...) const&);
   using type = decltype(probe(&std::remove_cvref_t<F>::operator()));
 };
 template <class R, class... A>
@@ -213,7 +217,11 @@ struct ReturnOf<R (*)(A...)> {
   using type = R;
 };
 template <class R, class... A>
-struct ReturnOf<R (&)(A...)> {
+struct ReturnOf<R(A...) noexcept> {
+  using type = R;
+};
+template <class R, class... A>
+struct ReturnOf<R (*)(A...) noexcept> {
   using type = R;
 };
 
@@ -226,7 +234,7 @@ inline constexpr bool is_coroutine = detail::is_coroutine_object<std::remove_cvr
 
 // True for functions, and for callables with a single call operator, that return a Coroutine.
 template <class F>
-inline constexpr bool is_coroutine_function = is_coroutine<typename detail::ReturnOf<F>::type>;
+inline constexpr bool is_coroutine_function = is_coroutine<typename detail::ReturnOf<std::remove_cvref_t<F>>::type>;
 
 // A callable that gives an awaitable when it is called with these arguments.
 template <class F, class... Args>
@@ -241,9 +249,19 @@ Coroutine<std::remove_cvref_t<await_result_t<A>>> as_coroutine(A awaitable) {
   co_return co_await std::move(awaitable);
 }
 
+// What a call gives: a coroutine's own result type, of anything else the value.
+template <class A>
+struct CallResult {
+  using type = std::remove_cvref_t<await_result_t<A>>;
+};
+template <class T>
+struct CallResult<Coroutine<T>> {
+  using type = T;
+};
+
 // A call of `f`, which lives in the frame for as long as what it returned, and so do the arguments.
 template <class F, class... Args>
-Coroutine<std::remove_cvref_t<await_result_t<std::invoke_result_t<F&, Args&&...>>>> call_coroutine(F f, Args... args) {
+Coroutine<typename CallResult<std::invoke_result_t<F&, Args&&...>>::type> call_coroutine(F f, Args... args) {
   if constexpr (std::is_member_pointer_v<F>) {
     co_return co_await std::invoke(f, static_cast<Args&&>(args)...);
   } else {

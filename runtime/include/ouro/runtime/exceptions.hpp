@@ -14,7 +14,7 @@ namespace ouro {
 
 // Arrives at the await point of a task that was cancelled. It is no std::exception, so that catch (const
 // std::exception&) does not swallow a cancellation by accident.
-class OURO_EXPORT CancelledError {
+class OURO_EXPORT CancelledError final {
  public:
   CancelledError() noexcept = default;
   explicit CancelledError(std::string message) noexcept : message_(std::move(message)) {}

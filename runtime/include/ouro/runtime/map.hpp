@@ -7,8 +7,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <functional>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <ranges>
 #include <source_location>
 #include <type_traits>

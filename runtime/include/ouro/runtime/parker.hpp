@@ -24,7 +24,7 @@ class OURO_EXPORT Parker {
   virtual void park(TimePoint deadline) = 0;
 
   // Makes the current or the next park() return. Latched: never lost, however early it comes; several may merge.
-  // Threads: any; async-signal-safe. The loop calls it only when it is known to sleep.
+  // Threads: any; async-signal-safe.
   virtual void unpark() noexcept = 0;
 
   // True if nothing is in flight that could ever complete: only unpark() or a deadline would end a park().

@@ -24,13 +24,15 @@ class ExecutorJoiner {
  public:
   ExecutorJoiner(std::shared_ptr<Executor> executor, ConcurrentFuture<void> joined)
       : thread_([executor = std::move(executor), joined = std::move(joined)]() mutable {
+          std::exception_ptr error;
           try {
             executor->shutdown(true, false);
             executor.reset();
-            joined.set_result();
           } catch (...) {
-            joined.set_exception(std::current_exception());
+            error = std::current_exception();
           }
+          if (!joined.set_running_or_notify_cancel()) return;  // nobody waits any more
+          error ? joined.set_exception(error) : joined.set_result();
         }) {}
   ExecutorJoiner(const ExecutorJoiner&) = delete;
   ExecutorJoiner& operator=(const ExecutorJoiner&) = delete;

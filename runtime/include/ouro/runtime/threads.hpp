@@ -166,12 +166,7 @@ class FollowingErrand final : public Errand {
     Future<T> future = loop.create_future<T>();
     auto* errand = new FollowingErrand(loop.state(), future.handle().state(), source);
     errand->set_out();
-    try {
-      source.add_done_callback(Return(*errand));
-    } catch (...) {
-      errand->discard();
-      throw;
-    }
+    source.add_done_callback(Return(*errand));  // should that fail, the Return that dies brings the errand home
     return future;
   }
 

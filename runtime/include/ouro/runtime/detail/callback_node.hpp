@@ -91,6 +91,7 @@ class TypedCallbackNode final : public CallbackNode {
  public:
   template <class G>
   static TypedCallbackNode* make(LoopState& loop, std::source_location where, bool threadsafe, G&& callable) {
+    static_assert(alignof(F) <= 16, "an over-aligned callback: capture a pointer to what is over-aligned");
     void* memory = allocate_frame(sizeof(TypedCallbackNode));
     try {
       return ::new (memory) TypedCallbackNode(loop, where, threadsafe, std::forward<G>(callable));

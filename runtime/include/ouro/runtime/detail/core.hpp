@@ -182,7 +182,8 @@ struct LoopState {
   bool attention = false;          // something wants the loop to look now: stop, an interrupt, a timer due at once
   bool debug = false;
   bool closed = false;
-  bool eager = false;  // the task factory starts tasks at once, and does nothing else
+  bool closing = false;  // destructors run, which may complete futures that nobody hears of any more
+  bool eager = false;    // the task factory starts tasks at once, and does nothing else
   bool has_factory = false;
   bool running = false;                      // some thread is inside run_*
   bool special = false;                      // one of the four above: making a task takes the long way
@@ -312,7 +313,6 @@ inline void initialise(FutureState& state, std::source_location where) noexcept 
   state.cancel_requests = 0;
 }
 
-// Makes `state` a task of `home`: counted, linked, to be resumed at its own frame; not yet queued.
 extern const FrameHeader first_step;  // the leaf of a task that has not run
 // Gives a task the number of its default name, unless it has a name.
 inline void number_task(FutureState& state, LoopState& home) noexcept {

@@ -17,6 +17,7 @@
 #include <exception>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -97,8 +98,6 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   // True if what imitates a frame is a gather's.
   static bool is_runner(const FrameHeader& header) noexcept { return header.destroy == &never_destroyed; }
 
-  FutureState* parent_task() const noexcept { return parent; }
-
   // ---- Waitee ----
   bool cancel_all(const std::string& message) noexcept;
   FutureState* take_suspended_child() noexcept;
@@ -157,8 +156,9 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   bool return_exceptions = false;
   bool aborting = false;  // no further child is started
   bool cancel_requested = false;
-  bool waiting = false;  // started and not finished
-  bool starved = false;  // the runner left because the limit was reached: the next child that ends queues it
+  bool cancelled_late = false;  // after the first error: the cancellation is what the parent hears of
+  bool waiting = false;         // started and not finished
+  bool starved = false;         // the runner left because the limit was reached: the next child that ends queues it
   std::exception_ptr first_error;
   std::string cancel_message;
   bool to_cancel = false;  // in the list of cancel_children:
@@ -201,7 +201,8 @@ void store_in_slot(GatherState& gather, std::uint32_t index, FutureResult<T>& ch
       } else if constexpr (is_copyable<T>) {
         return copy ? T(child.value()) : T(std::move(child.value()));
       } else {
-        if (copy && child.refs > 1) throw_shared_result();
+        // While a task is at its end and still linked, one reference is the loop's own.
+        if (copy && child.refs > (child.has(flag_linked) ? 2U : 1U)) throw_shared_result();
         return std::move(child.value());
       }
     };

@@ -209,6 +209,7 @@ class AsyncNextAwaiter : public AsyncGeneratorAwaiter {
     AsyncGeneratorState* generator = leave();
     if (!generator) return {};
     if (!generator->value) {
+      generator->task->leaf = parent.address();  // as CoroutineAwaiter does
       generator->finish();
       return {};
     }
@@ -239,7 +240,10 @@ class AsyncCloseAwaiter : public AsyncGeneratorAwaiter {
   }
 
   void await_resume() {
-    if (AsyncGeneratorState* generator = leave()) generator->finish();
+    if (AsyncGeneratorState* generator = leave()) {
+      generator->task->leaf = parent.address();
+      generator->finish();
+    }
   }
 };
 
