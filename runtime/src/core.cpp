@@ -306,15 +306,11 @@ void count_cancel(FutureState& task, const std::string& message) noexcept {
   if (task.cancel_requests != 0xffff) ++task.cancel_requests;
 }
 
-// A cancellation that has gone on this often may be going round.
-constexpr std::uint32_t ring_suspected = 1000;
-
 bool cancel(FutureState& first, const std::string& message) noexcept {
   if (first.done()) return false;
-  FutureState* ring = nullptr;
+  FutureState* const ring = find_ring(first);
   FutureState* state = &first;
-  for (std::uint32_t steps = 1;; ++steps) {
-    if (OURO_UNLIKELY(steps == ring_suspected)) ring = find_ring(*state);
+  for (;;) {
     remember_message(*state, message);
     if (!state->has(flag_task)) {
       Waitee* source = std::exchange(state->waiting_on, nullptr);
