@@ -399,5 +399,42 @@ TEST_F(CoroutineTest, CallablesAreTakenWithTheirArgumentsAndKeepTheirCaptures) {
   EXPECT_EQ(run(task), "by value");
 }
 
+// A plain C++ event, whose setter resumes the waiter there and then.
+struct ByHand {
+  struct Awaiter {
+    explicit Awaiter(ByHand& of) noexcept : event(of) {}
+    bool await_ready() const noexcept { return false; }
+    void await_suspend(std::coroutine_handle<> coroutine) const noexcept { event.waiter = coroutine; }
+    void await_resume() const noexcept {}
+    ByHand& event;
+  };
+  Awaiter operator co_await() noexcept { return Awaiter(*this); }
+  std::coroutine_handle<> waiter;
+};
+
+TEST_F(CoroutineTest, ACoroutineResumedByHandInsideAnotherIsNotLostAtTheNextAwait) {
+  ByHand event;
+  std::string order;
+  const auto leaf = [&]() -> Coroutine<> {
+    co_await event;
+    order += "leaf ";
+  };
+  const auto waits = [&]() -> Coroutine<> {
+    co_await leaf();
+    order += "waiter ";
+  };
+  const auto nothing = []() -> Coroutine<> { co_return; };
+  const auto resumes = [&]() -> Coroutine<> {
+    event.waiter.resume();
+    co_await nothing();
+    order += "resumer";
+  };
+  loop.create_task(waits());
+  turn(2);
+  loop.create_task(resumes());
+  turn(3);
+  EXPECT_EQ(order, "leaf waiter resumer");
+}
+
 }  // namespace
 }  // namespace ouro
