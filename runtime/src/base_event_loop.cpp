@@ -26,6 +26,7 @@
 #include <thread>
 #include <typeinfo>
 
+#include <ouro/runtime/detail/errand.hpp>
 #include <ouro/runtime/detail/gather_state.hpp>
 #include <ouro/runtime/detail/generator_state.hpp>
 #include <ouro/runtime/exceptions.hpp>
@@ -299,7 +300,7 @@ bool BaseEventLoop::spin(TimePoint deadline) {
 void BaseEventLoop::take_inbox(detail::ReadyNode* newest) noexcept {
   if (!newest || newest == detail::asleep() || newest == detail::shut()) return;
   ++counters_.posts;
-  injected_.splice_back_reversed(*newest);
+  injected_.splice_back_reversed(*newest, detail::prefetch_before);
 }
 
 // Before the loop runs: what was posted comes before what call_soon adds next.

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstring>
 #include <typeinfo>
+#include <utility>
 
 #include <ouro/runtime/base_event_loop.hpp>
 #include <ouro/runtime/detail/result.hpp>
@@ -19,12 +20,11 @@
 namespace ouro::detail {
 
 constinit thread_local void* transfer_slot = nullptr;
+constinit thread_local LoopState* running_loop = nullptr;
 
 namespace {
 
 constinit thread_local LoopState* driven_loop = nullptr;  // by run_forever on this thread
-constinit thread_local LoopState* running_loop =
-    nullptr;  // the same, but none in a forked child: see set_running_state
 
 FutureState& state_at(void* frame) noexcept {
   return *reinterpret_cast<FutureState*>(static_cast<char*>(frame) + sizeof(FrameHeader));
@@ -51,7 +51,7 @@ LoopState* set_running_state(LoopState* loop) noexcept {
   return std::exchange(running_loop, loop);
 }
 
-void drive(void* frame) { drive_inline(frame); }
+void drive_transferred() { drive_inline(std::exchange(transfer_slot, nullptr)); }
 
 LoopState& require_running() {
   LoopState* loop = running_state();
@@ -121,11 +121,17 @@ Rare& rare_of(FutureState& state) {
   auto* rare = new Rare;
   rare->number = static_cast<std::uint32_t>(state.rare >> 1);
   state.rare = reinterpret_cast<std::uintptr_t>(rare);
+  state.set(flag_belongings);
   return *rare;
 }
 
+void drop_belongings(FutureState& state) noexcept {
+  if (state.outcome() == outcome_exception) exception_of(state).~exception_ptr();
+  delete_rare(state);
+}
+
 void delete_rare(FutureState& state) noexcept {
-  delete rare_if(state);
+  if (state.rare != 0) delete rare_if(state);
   state.rare = 0;
 }
 
@@ -347,17 +353,14 @@ void reset_unstarted(FutureState& task) noexcept {
 
 // ---- Outcomes ----
 
-void throw_outcome(FutureState& state, const std::exception_ptr& exception) {
+void throw_no_value(FutureState& state) {
+  if (!state.done()) throw InvalidStateError("Result is not set.", "await the future, or ask done() first");
   state.clear(flag_unretrieved);
   if (state.outcome() == outcome_cancelled) {
     const Rare* rare = state.rare ? rare_if(state) : nullptr;
     throw CancelledError(rare ? rare->cancel_message : std::string());
   }
-  std::rethrow_exception(exception);
-}
-
-void throw_not_done(const FutureState&) {
-  throw InvalidStateError("Result is not set.", "await the future, or ask done() first");
+  std::rethrow_exception(exception_of(state));
 }
 
 std::exception_ptr exception_or_cancellation(FutureState& state) {
@@ -407,30 +410,37 @@ OURO_NOINLINE void settle_debts(FutureState& state) noexcept {
 
 }  // namespace
 
+namespace {
+
+// What the frame held, tasks that held tasks say, follows one by one and not inside each other.
+OURO_NOINLINE void destroy_doomed(LoopState& home) noexcept {
+  home.destroying = true;
+  while (ReadyNode* next = home.doomed) {
+    home.doomed = next->next;
+    destroy_frame(static_cast<FutureState*>(next)->frame());
+    --home.live;
+  }
+  home.destroying = false;
+}
+
+}  // namespace
+
 void destroy(FutureState& state) noexcept {
   LoopState& home = *state.home;
   if (OURO_UNLIKELY(state.waiters != nullptr || state.has(flag_unretrieved))) {
     if (state.has(flag_gathered)) return;  // its gather owns it still; the count was of handles alone
     settle_debts(state);
   }
-  if (home.destroying) {
+  if (OURO_UNLIKELY(home.destroying)) {
     state.next = home.doomed;
     home.doomed = &state;
     return;
   }
-  // What the frame held, tasks that held tasks say, follows one by one and not inside each other.
   home.destroying = true;
   destroy_frame(state.frame());
-  std::uint64_t gone = 1;
-  while (OURO_UNLIKELY(home.doomed != nullptr)) {
-    ReadyNode* next = home.doomed;
-    home.doomed = next->next;
-    destroy_frame(static_cast<FutureState*>(next)->frame());
-    ++gone;
-  }
   home.destroying = false;
-  home.live -= gone;
-  if (OURO_UNLIKELY(home.live == 0)) release_loop_state(home);
+  if (OURO_UNLIKELY(home.doomed != nullptr)) destroy_doomed(home);
+  if (OURO_UNLIKELY(--home.live == 0)) release_loop_state(home);
 }
 
 void destroy_unstarted(FutureState& coroutine) noexcept {

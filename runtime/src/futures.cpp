@@ -204,7 +204,7 @@ std::exception_ptr AnyFuture::exception() const {
   if (!state.done()) throw InvalidStateError("Exception is not set.", "await the future, or ask done() first");
   state.clear(detail::flag_unretrieved);
   if (state.outcome() == detail::outcome_value) return nullptr;
-  if (state.outcome() == detail::outcome_cancelled) detail::throw_outcome(state, nullptr);
+  if (state.outcome() == detail::outcome_cancelled) detail::throw_no_value(state);
   return detail::exception_of(state);
 }
 

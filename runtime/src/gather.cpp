@@ -27,8 +27,7 @@ void GatherState::start(FutureState& task, void* frame, std::source_location whe
   site = where;
   pending = count + 1;
   if (!fixed) pending = 1;
-  plain_slots = slot_kind == SlotKind::value && !indirect;
-  simple = plain_slots && fixed;
+  if (slot_kind == SlotKind::value && !indirect) child_flags = fixed ? flag_direct : flag_first_step;
   waiting = true;
   older = home->gathers;
   newer = nullptr;
@@ -103,14 +102,15 @@ void GatherState::run_fixed(void* header) {
       __builtin_prefetch(reinterpret_cast<const void*>(ahead + sizeof(FutureState)), 1);
     }
     if (OURO_LIKELY(!child->has(flag_gathered))) {
-      self.adopt_child(*child, i);
+      self.adopt_child(*child, i, flag_started);
     } else if (child->has(flag_must_cancel)) {
       self.end_unstarted(*child);
       continue;
+    } else {
+      child->set(flag_started);
     }
-    child->set(flag_started);
     loop.current = child;
-    drive_inline(child->frame());
+    drive_here(child->frame());
     if (--loop.budget == 0) {
       loop.budget = 1;  // the loop counts the runner itself
       loop.batch.push_front(self);
@@ -176,7 +176,7 @@ void GatherState::child_failed(FutureState& child, std::exception_ptr exception)
 void GatherState::fail(std::exception_ptr exception) noexcept {
   if (first_error) return;
   first_error = std::move(exception);
-  aborting = true;
+  abort();
   if (!cancel_requested) {
     cancel_children(std::string(), false);
     let_go_of_futures();
@@ -230,7 +230,7 @@ bool GatherState::cancel_children(const std::string& message, bool also_futures)
 void GatherState::begin_cancel(const std::string& message) noexcept {
   cancel_requested = true;
   if (first_error) cancelled_late = true;
-  aborting = true;
+  abort();
   try {
     cancel_message = message;
   } catch (...) {

@@ -139,6 +139,7 @@ FutureState* closing_task(LoopState& home) noexcept {
   for (AsyncGeneratorState* generator = home.closing_asyncgens; generator; generator = generator->older_) {
     FutureState* task = generator->finaliser;
     if (!task || task->done()) continue;
+    leave_first_step(*task);
     add_ref(*task);
     return task;
   }

@@ -11,17 +11,22 @@ namespace detail {
 
 LoopState& state_of(BaseEventLoop& loop) noexcept { return loop.state(); }
 
+void suspended_eagerly(LoopState& home, FutureState& state) noexcept {
+  leave_first_step(state);
+  number_task(state, home);
+  link_task(state);
+}
+
 namespace {
 
 // Runs a new task up to its first suspension, inside whatever runs now.
 inline void start_eagerly(LoopState& home, FutureState& state) {
   FutureState* outer = home.current;
   home.current = &state;
-  drive_inline(state.frame());
+  state.leaf = state.frame();
+  drive_here(state.leaf);
   home.current = outer;
-  if (state.done()) return;
-  number_task(state, home);
-  link_task(state);
+  if (!state.done()) suspended_eagerly(home, state);
 }
 
 // Lets the factory see the task and change the options. If it throws, the record becomes a coroutine again, and its
@@ -35,8 +40,7 @@ void apply_factory(LoopState& home, FutureState& state, TaskOptions& options) {
   } catch (...) {
     if (state.refs == 1) {
       // flag_task stays: nobody complains that the coroutine was never awaited.
-      if (rare_if(state)) delete_rare(state);
-      state.rare = 0;
+      delete_rare(state);
       set_stage(state, 0, flag_task);
       --home.live;
     } else {
@@ -73,15 +77,14 @@ OURO_NOINLINE void schedule_specially(LoopState& home, FutureState& state, const
 
 }  // namespace
 
-void schedule_task(LoopState& home, FutureState& state, const TaskOptions& options, std::source_location where) {
+void schedule_task(LoopState* on, FutureState& state, const TaskOptions& options, std::source_location where) {
+  if (!on) on = running_loop;
+  if (OURO_UNLIKELY(!on)) require_running();
+  LoopState& home = *on;
   state.created = where;
   if (OURO_UNLIKELY(home.special || !options.name.empty())) return schedule_specially(home, state, options);
   state.home = &home;
   ++home.live;
-  if (options.eager_start && home.running) {
-    set_stage(state, 2, flag_task | flag_started);
-    return start_eagerly(home, state);  // one that ends at once gets no number before somebody asks
-  }
   number_task(state, home);
   set_stage(state, 2, flag_task);
   state.leaf = const_cast<FrameHeader*>(&first_step);
@@ -121,6 +124,7 @@ void eager_task_factory(BaseEventLoop&, AnyTask, TaskOptions& options) { options
 namespace {
 
 AnyTask handle_to(detail::FutureState& state) {
+  detail::leave_first_step(state);
   detail::add_ref(state);
   return AnyTask(detail::FutureHandle(state));
 }

@@ -45,17 +45,6 @@ struct Costs {
   std::uint64_t frames;
 };
 
-Costs costs() {
-  // Under AddressSanitizer the frames come from the heap, one by one.
-  const std::uint64_t frames = detail::frame_ledger().allocated;
-  return {allocations.load() - (OURO_ASAN ? frames : 0), frames};
-}
-
-Costs since(const Costs& before) {
-  const Costs now = costs();
-  return {now.heap - before.heap, now.frames - before.frames};
-}
-
 Coroutine<int> immediate(int i) { co_return i; }
 
 Coroutine<int> yielding(int i) {
@@ -83,6 +72,20 @@ class AllocationsTest : public test::LoopTest {
   void SetUp() override {
     if (OURO_TSAN) GTEST_SKIP() << "nothing is counted";
   }
+
+  // Of this thread, since the test began.
+  Costs costs() const {
+    // Under AddressSanitizer the frames come from the heap, one by one.
+    const std::uint64_t frames = counter_.count();
+    return {allocations.load() - (OURO_ASAN ? frames : 0), frames};
+  }
+  Costs since(const Costs& before) const {
+    const Costs now = costs();
+    return {now.heap - before.heap, now.frames - before.frames};
+  }
+
+ private:
+  detail::FrameCounter counter_;
 };
 
 TEST_F(AllocationsTest, AGatheredCoroutineCostsItsFrameAndAllTogetherTheirResults) {

@@ -73,10 +73,7 @@ class AsyncGeneratorTest : public testing::Test {
     EXPECT_EQ(live_frames(), frames_before_);
   }
 
-  static std::uint64_t live_frames() {
-    const detail::FrameLedger ledger = detail::frame_ledger();
-    return ledger.allocated - ledger.freed;
-  }
+  static std::uint64_t live_frames() { return detail::frames_alive(); }
   template <class F>
   auto run(F&& f) {
     return loop->run_until_complete(std::forward<F>(f));

@@ -19,10 +19,7 @@ namespace {
 using testing::ElementsAre;
 using testing::StrEq;
 
-std::uint64_t live_frames() {
-  const detail::FrameLedger ledger = detail::frame_ledger();
-  return ledger.allocated - ledger.freed;
-}
+std::uint64_t live_frames() { return detail::frames_alive(); }
 
 // The text of the E that `f` throws.
 template <class E, class F>

@@ -22,10 +22,7 @@
 namespace ouro::test {
 
 // How many frames, futures and callback nodes are alive.
-inline std::uint64_t live_frames() {
-  const detail::FrameLedger ledger = detail::frame_ledger();
-  return ledger.allocated - ledger.freed;
-}
+inline std::uint64_t live_frames() { return detail::frames_alive(); }
 
 // "type: text" of the library's exceptions and of std::exception; "" for nullptr.
 inline std::string describe(const std::exception_ptr& exception) {

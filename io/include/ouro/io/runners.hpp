@@ -41,7 +41,7 @@ class OURO_EXPORT Runner {
     auto coroutine = detail::to_coroutine(std::forward<A>(awaitable));
     check_usable();
     EventLoop& loop = get_loop();
-    auto task = detail::schedule(loop.state(), std::move(coroutine), TaskOptions(), where);
+    auto task = detail::schedule(&loop.state(), std::move(coroutine), TaskOptions(), where);
     using T = typename decltype(task)::value_type;
     run_main(task.handle().state());
     return detail::take_value<T>(task.handle().state());

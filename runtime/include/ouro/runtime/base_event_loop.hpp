@@ -71,7 +71,7 @@ class OURO_EXPORT BaseEventLoop {
         return detail::take_value<T>(future.handle().state());
       }
     } else {
-      auto task = detail::schedule(*state_, detail::to_coroutine(std::forward<A>(awaitable)), TaskOptions(), where);
+      auto task = detail::schedule(state_, detail::to_coroutine(std::forward<A>(awaitable)), TaskOptions(), where);
       using T = typename decltype(task)::value_type;
       run_until_done(task.handle().state());
       return detail::take_value<T>(task.handle().state());
@@ -169,10 +169,10 @@ class OURO_EXPORT BaseEventLoop {
                    std::source_location where = std::source_location::current()) {
     if constexpr (is_coroutine<A>) {
       static_assert(!std::is_lvalue_reference_v<A>, "a coroutine is move-only: pass std::move(coroutine)");
-      return detail::schedule(*state_, std::move(awaitable), options, where);
+      return detail::schedule(state_, std::move(awaitable), options, where);
     } else {
       auto coroutine = detail::to_coroutine(std::forward<A>(awaitable));
-      return detail::schedule(*state_, std::move(coroutine), options, where);
+      return detail::schedule(state_, std::move(coroutine), options, where);
     }
   }
   template <class F, class... Args>
@@ -180,7 +180,7 @@ class OURO_EXPORT BaseEventLoop {
   auto create_task(F&& f, Args&&... args) {
     auto coroutine = detail::to_coroutine(std::forward<F>(f), std::forward<Args>(args)...);
     const std::source_location where = coroutine.get()->created;
-    return detail::schedule(*state_, std::move(coroutine), TaskOptions(), where);
+    return detail::schedule(state_, std::move(coroutine), TaskOptions(), where);
   }
 
   template <class F, class... Args>
@@ -188,7 +188,7 @@ class OURO_EXPORT BaseEventLoop {
   auto create_task(TaskOptions options, F&& f, Args&&... args) {
     auto coroutine = detail::to_coroutine(std::forward<F>(f), std::forward<Args>(args)...);
     const std::source_location where = coroutine.get()->created;
-    return detail::schedule(*state_, std::move(coroutine), options, where);
+    return detail::schedule(state_, std::move(coroutine), options, where);
   }
 
   // Called for every task that is made; nullptr ends that.

@@ -44,9 +44,10 @@ class FinalAwaiter {
   bool goes_;
 };
 
-// What the end of a coroutine comes to, before it is decided whether it suspends there. True: the frame is to go.
+// What the end of a task comes to when it is not one of the usual ones. True: the frame is to go.
 template <class T>
 OURO_NOINLINE bool end_task(FutureResult<T>& promise) noexcept {
+  leave_first_step(promise);
   if (promise.has(flag_must_cancel) || promise.outcome() == outcome_none) promise.correct_outcome();
   return promise.has(flag_gathered) ? give_to_gather(promise) : complete(promise);
 }
@@ -152,10 +153,19 @@ class CoroutinePromiseBase : public FutureResult<T> {
   Coroutine<T> get_return_object() noexcept { return Coroutine<T>(this); }
   std::suspend_always initial_suspend() const noexcept { return {}; }
   FinalAwaiter final_suspend() noexcept {
-    const unsigned state = this->flags & (flag_nested | flag_gathered | flag_must_cancel | outcome_mask);
-    if (OURO_LIKELY(state == (flag_gathered | outcome_value))) return FinalAwaiter(give_value_to_gather<T>(*this));
-    if ((state & flag_nested) || complete_quietly(*this)) return FinalAwaiter(false);
-    return FinalAwaiter(end_task<T>(*this));
+    const unsigned state = this->flags;
+    if (state & flag_nested) return FinalAwaiter(false);
+    if constexpr (has_plain_slot<T>) {
+      if (state == (direct_child | outcome_value)) {
+        give_to_slot<T>(*this);
+        return FinalAwaiter(true);
+      }
+      if (state == (first_step_child | outcome_value)) {
+        give_to_slot_at_once<T>(*this);
+        return FinalAwaiter(true);
+      }
+    }
+    return FinalAwaiter(!complete_quietly(*this) && end_task<T>(*this));
   }
   void unhandled_exception() noexcept { this->store_current_exception(); }
 };

@@ -162,12 +162,8 @@ class FutureAwaiterBase : public Waitee, public Waiter {
 // The outcome as a value, an exception or a CancelledError.
 template <class T>
 FutureResult<T>& require_value(FutureState& state) {
-  if (OURO_UNLIKELY(!state.done())) throw_not_done(state);
-  auto& result = static_cast<FutureResult<T>&>(state);
-  if (OURO_UNLIKELY(state.outcome() != outcome_value)) {
-    throw_outcome(state, state.outcome() == outcome_exception ? result.exception() : std::exception_ptr());
-  }
-  return result;
+  if (OURO_UNLIKELY((state.flags & (flag_done | outcome_mask)) != (flag_done | outcome_value))) throw_no_value(state);
+  return static_cast<FutureResult<T>&>(state);
 }
 
 // The value for a caller whose handle is an rvalue: moved out of the last handle, copied from a shared one.

@@ -395,7 +395,7 @@ inline void close_in_task(AsyncGeneratorState& generator) noexcept {
     Coroutine<> closing = close_abandoned(AsyncGeneratorHandle(generator));
     generator.finaliser = closing.get();
     generator.move_to(home.closing_asyncgens);
-    schedule(home, std::move(closing), TaskOptions(), generator.created);
+    schedule(&home, std::move(closing), TaskOptions(), generator.created);
   } catch (...) {
     generator.move_to(home.closing_asyncgens);  // so that shutdown_asyncgens does not try again and again
     report_asyncgen_error(home, generator.created);

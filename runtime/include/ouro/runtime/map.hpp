@@ -86,14 +86,36 @@ class MapAwaiter final : public GatherState {
   // Starts children as long as it may. True if there is nothing more to start, ever.
   bool run_children() {
     LoopState& loop = *this->home;
+    const unsigned stage = flag_task | flag_gathered | flag_started | this->child_flags;
     const auto end = std::ranges::end(view_);
-    while (!this->aborting) {
-      if (*position_ == end) return true;
-      if (this->pending - 1 >= limit_) {
-        this->starved = true;
-        return false;
+    auto& position = *position_;
+    loop.current = this->parent;  // f and the range run in the name of the task that called map
+    while (!(position == end)) {
+      if (OURO_UNLIKELY(made_ >= this->brake) && !may_start()) return !this->starved;
+      FutureState* child = nullptr;
+      try {
+        child = make();
+      } catch (...) {
+        fail(std::current_exception());
+        return true;
       }
-      if (!run_one(loop)) return true;
+      child->leaf = child->frame();
+      child->home = &loop;
+      child->gather = this;
+      child->child = {static_cast<std::uint32_t>(made_), not_listed};
+      set_stage(*child, 0, stage);
+      ++made_;
+      this->ended_at_once = false;
+      loop.current = child;
+      drive_here(child->leaf);
+      loop.current = this->parent;
+      if (!this->ended_at_once) list(*child);
+      try {
+        ++position;  // only now, because the element of an input range may go with it
+      } catch (...) {
+        fail(std::current_exception());
+        return true;
+      }
       if (--loop.budget == 0) {
         loop.budget = 1;
         loop.batch.push_front(*this);
@@ -103,53 +125,32 @@ class MapAwaiter final : public GatherState {
     return true;
   }
 
-  bool run_one(LoopState& loop) {
-    const std::uint64_t before = this->pending;
-    FutureState* child = nullptr;
-    loop.current = this->parent;  // f runs in the name of the task that called map
+  // At the brake: true if another child may be started, and how many before the next look is set.
+  OURO_NOINLINE bool may_start() {
+    if (this->aborting) return false;
+    const std::uint64_t running = this->pending - 1;
+    if (running >= limit_) {
+      this->starved = true;
+      return false;
+    }
     try {
-      if (OURO_UNLIKELY(made_ == room_)) make_room();
-      child = make();
+      if (made_ == room_) make_room();
     } catch (...) {
       fail(std::current_exception());
       return false;
     }
-    child->home = &loop;
-    child->gather = this;
-    child->child = {static_cast<std::uint32_t>(made_), not_listed};
-    set_stage(*child, 0, flag_task | flag_gathered | flag_started);
-    ++made_;
-    this->pending = before + 1;
-    loop.current = child;
-    drive_here(child->frame());
-    if (this->pending > before) {
-      list(*child);
-      if (OURO_UNLIKELY(this->aborting))
-        cancel(*child, this->cancel_message);  // it cancelled the map in its first step
-    }
-    return !this->aborting && advance(loop);
+    this->brake = made_ + std::min<std::uint64_t>(room_ - made_, limit_ - running);
+    return true;
   }
 
   // Room for the results of more children, and for their names should they suspend: up to the `room_`th.
-  OURO_NOINLINE void make_room() {
+  void make_room() {
     if (made_ >= results_.size()) grow(std::max<std::size_t>(64, 2 * results_.size()));
     if (suspended_.capacity() == suspended_.size()) {
       suspended_.reserve(2 * suspended_.size() + 64);
       this->children = suspended_.data();
     }
     room_ = std::min(results_.size(), made_ + suspended_.capacity() - suspended_.size());
-  }
-
-  // Only now, because the element of an input range may go with it.
-  bool advance(LoopState& loop) {
-    loop.current = this->parent;
-    try {
-      ++*position_;
-      return true;
-    } catch (...) {
-      fail(std::current_exception());
-      return false;
-    }
   }
 
   FutureState* make() {
@@ -163,11 +164,14 @@ class MapAwaiter final : public GatherState {
   }
 
   // A child that suspended: from now on a cancellation must find it. The room for it is reserved.
-  void list(FutureState& child) noexcept {
+  OURO_NOINLINE void list(FutureState& child) noexcept {
+    child.clear(flag_first_step);
     child.child.position = static_cast<std::uint32_t>(suspended_.size());
     suspended_.push_back(&child);
     this->children = suspended_.data();
     this->listed = static_cast<std::uint32_t>(suspended_.size());
+    ++this->pending;
+    if (OURO_UNLIKELY(this->aborting)) cancel(child, this->cancel_message);  // it cancelled the map in its first step
   }
   void unlisted(std::uint32_t left) noexcept override { suspended_.resize(left); }
 

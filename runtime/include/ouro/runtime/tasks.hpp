@@ -71,14 +71,34 @@ namespace detail {
 OURO_EXPORT LoopState& require_running();
 OURO_EXPORT LoopState& state_of(BaseEventLoop& loop) noexcept;
 
-// Makes the record a task with two references, the loop's and the handle's, and queues or starts it.
-OURO_EXPORT void schedule_task(LoopState& home, FutureState& state, const TaskOptions& options,
+// A task that was started eagerly suspended in its first step.
+OURO_EXPORT void suspended_eagerly(LoopState& home, FutureState& state) noexcept;
+// Makes the record a task of `home`, of the loop that runs here if that is nullptr, with two references, the loop's and
+// the handle's, and queues or starts it.
+OURO_EXPORT void schedule_task(LoopState* home, FutureState& state, const TaskOptions& options,
                                std::source_location where);
 
 template <class T>
-Task<T> schedule(LoopState& home, Coroutine<T>&& coroutine, const TaskOptions& options, std::source_location where) {
+Task<T> schedule(LoopState* home, Coroutine<T>&& coroutine, const TaskOptions& options, std::source_location where) {
   if (OURO_UNLIKELY(!coroutine)) throw_awaited_twice();
   FutureResult<T>& state = *coroutine.get();
+  if (options.eager_start && options.name.empty()) {
+    // In line, because the call often costs as much as the task.
+    if (!home) home = running_state();
+    if (OURO_LIKELY(home && !home->special && home->running)) {
+      coroutine.release();
+      state.created = where;
+      state.leaf = state.frame();
+      state.home = home;
+      ++home->live;
+      set_stage(state, 1, flag_task | flag_started | flag_first_step);
+      FutureState* const outer = std::exchange(home->current, &state);
+      drive_here(state.leaf);
+      home->current = outer;
+      if (!state.done()) suspended_eagerly(*home, state);
+      return Task<T>(state);
+    }
+  }
   try {
     schedule_task(home, state, options, where);
   } catch (...) {
@@ -101,10 +121,10 @@ auto create_task(A&& awaitable, TaskOptions options = {},
                  std::source_location where = std::source_location::current()) {
   if constexpr (is_coroutine<A>) {
     static_assert(!std::is_lvalue_reference_v<A>, "a coroutine is move-only: pass std::move(coroutine)");
-    return detail::schedule(detail::require_running(), std::move(awaitable), options, where);
+    return detail::schedule(nullptr, std::move(awaitable), options, where);
   } else {
     auto coroutine = detail::to_coroutine(std::forward<A>(awaitable));
-    return detail::schedule(detail::require_running(), std::move(coroutine), options, where);
+    return detail::schedule(nullptr, std::move(coroutine), options, where);
   }
 }
 
@@ -114,14 +134,14 @@ template <class F, class... Args>
 auto create_task(F&& f, Args&&... args) {
   auto coroutine = detail::to_coroutine(std::forward<F>(f), std::forward<Args>(args)...);
   const std::source_location where = coroutine.get()->created;
-  return detail::schedule(detail::require_running(), std::move(coroutine), TaskOptions(), where);
+  return detail::schedule(nullptr, std::move(coroutine), TaskOptions(), where);
 }
 template <class F, class... Args>
   requires CoroutineCallable<std::decay_t<F>&, std::decay_t<Args>...>
 auto create_task(TaskOptions options, F&& f, Args&&... args) {
   auto coroutine = detail::to_coroutine(std::forward<F>(f), std::forward<Args>(args)...);
   const std::source_location where = coroutine.get()->created;
-  return detail::schedule(detail::require_running(), std::move(coroutine), options, where);
+  return detail::schedule(nullptr, std::move(coroutine), options, where);
 }
 
 namespace detail {
@@ -136,8 +156,7 @@ auto ensure_future_on(LoopState* home, A&& awaitable, std::source_location where
   } else {
     TaskOptions options;
     options.eager_start = !is_coroutine<A> && running_state() != nullptr;
-    LoopState& on = home ? *home : require_running();
-    return schedule(on, to_coroutine(std::forward<A>(awaitable)), options, where);
+    return schedule(home, to_coroutine(std::forward<A>(awaitable)), options, where);
   }
 }
 

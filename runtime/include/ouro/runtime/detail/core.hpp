@@ -111,12 +111,15 @@ enum Flag : std::uint16_t {
   flag_deliver_cancel = 1 << 8,  // what was awaited was cancelled: CancelledError at this resume
   flag_unretrieved = 1 << 9,     // failed, and nobody has looked at the exception
   flag_linked = 1 << 10,         // in the loop's list of tasks
+  flag_belongings = 1 << 11,     // an exception or a Rare is to be destroyed with the record
+  flag_direct = 1 << 12,         // a gather's child without handles whose value goes to slots[index] as it is
   flag_shared = 1 << 13,         // used by several threads (groups of loops)
   flag_foreign = 1 << 14,        // a coroutine type that is not ours suspended inside this task
+  flag_first_step = 1 << 15,     // a map's child, as flag_direct, which has not suspended yet; or an eager task which
+                                 // has not, of which there is one handle: the loop's reference is not counted yet
 };
 
 class GatherState;
-OURO_EXPORT void delete_rare(FutureState& state) noexcept;
 
 // A task in its loop's list.
 struct TaskLink {
@@ -165,9 +168,6 @@ struct FutureState : ReadyNode {
   void* frame() noexcept { return reinterpret_cast<char*>(this) - sizeof(FrameHeader); }
 
   FutureState() noexcept {}  // NOLINT: initialise() sets what matters
-  ~FutureState() {
-    if (OURO_UNLIKELY(rare != 0 && (rare & 1) == 0)) delete_rare(*this);
-  }
 };
 inline constexpr std::uint32_t not_listed = 0xffffffffU;
 static_assert(sizeof(FutureState) == 80);
@@ -259,16 +259,12 @@ inline std::coroutine_handle<> transfer(std::coroutine_handle<> next) noexcept {
 }
 }  // namespace transfer
 
-// Resumes a frame and whatever it transfers to, until all are suspended or have ended.
-OURO_EXPORT void drive(void* frame);
-// The same, in line.
+// Resumes what was left in the slot and whatever it transfers to, until all are suspended or have ended.
+OURO_EXPORT void drive_transferred();
+// Resumes a frame, likewise.
 inline void drive_here(void* frame) {
   std::coroutine_handle<>::from_address(frame).resume();
-  if (OURO_UNLIKELY(transfer_slot != nullptr)) {
-    void* next = transfer_slot;
-    transfer_slot = nullptr;
-    drive(next);
-  }
+  if (OURO_UNLIKELY(transfer_slot != nullptr)) drive_transferred();
 }
 
 // ---- Tasks and futures ----
@@ -296,6 +292,7 @@ inline void wake(FutureState& task) noexcept {
 LoopState* set_running_state(LoopState* loop) noexcept;
 void link_task(FutureState& state) noexcept;
 void reset_unstarted(FutureState& task) noexcept;
+void delete_rare(FutureState& state) noexcept;
 void count_cancel(FutureState& task, const std::string& message) noexcept;
 void release_loop_state(LoopState& home) noexcept;
 void destroy_nested(FutureState& outermost) noexcept;
@@ -330,6 +327,10 @@ inline void set_stage(FutureState& state, std::uint32_t refs, unsigned flags) no
 OURO_EXPORT bool complete(FutureState& state) noexcept;
 // The usual end of a task that nobody waits for yet. True if it was that, and the frame stays.
 inline bool complete_quietly(FutureState& state) noexcept {
+  if (state.flags == (flag_task | flag_started | flag_first_step | outcome_value)) {
+    state.flags = flag_task | flag_started | flag_done | outcome_value;
+    return true;
+  }
   if (state.flags != (flag_task | flag_started | outcome_value) || state.waiters || state.refs == 1) return false;
   state.flags = flag_task | flag_started | flag_done | outcome_value;
   --state.refs;
@@ -349,11 +350,15 @@ inline void check_cancelled(FutureState& task) {
   if (OURO_UNLIKELY(task.flags & (flag_must_cancel | flag_deliver_cancel))) throw_cancelled(task);
 }
 
-// Throws what a done record holds, if it failed or was cancelled; `exception` is its stored one.
-[[noreturn]] OURO_EXPORT void throw_outcome(FutureState& state, const std::exception_ptr& exception);
-[[noreturn]] OURO_EXPORT void throw_not_done(const FutureState& state);
+// Throws what a record without a value holds: its exception, CancelledError, or that it is not done.
+[[noreturn]] OURO_EXPORT void throw_no_value(FutureState& state);
 
 inline void add_ref(FutureState& state) noexcept { ++state.refs; }
+// From now on there may be handles to a task, and it may be found: the short ways of ending are closed.
+inline void leave_first_step(FutureState& task) noexcept {
+  if (task.has(flag_first_step) && !task.has(flag_gathered)) add_ref(task);  // the loop's
+  task.clear(flag_direct | flag_first_step);
+}
 OURO_EXPORT void destroy(FutureState& state) noexcept;
 inline void drop_ref(FutureState& state) noexcept {
   if (--state.refs == 0) destroy(state);

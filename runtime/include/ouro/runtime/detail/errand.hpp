@@ -79,6 +79,7 @@ class OURO_EXPORT Errand : public FrameHeader, public ReadyNode, public Waitee {
   bool cancelled_ = false;  // the work was given up: set before come_back()
 
  private:
+  friend void prefetch_before(const ReadyNode& node) noexcept;
   enum class State : std::uint8_t { out, returning, dropped, stranded };
 
   static const WaiteeKind errand_kind;
@@ -87,9 +88,15 @@ class OURO_EXPORT Errand : public FrameHeader, public ReadyNode, public Waitee {
   bool let_go(bool cancelled) noexcept;
 
   std::atomic<State> state_{State::out};
+  // What its thread sent home three and eight errands ago: hints, never followed.
+  const void* before_[2];
   LoopState* home_;
   FutureState* future_;  // one reference; the loop's thread only
 };
+
+// For whoever walks a chain of posted nodes, each of which lies in the cache of the processor that posted it: fetches
+// what will be met some nodes later, if the node is an errand.
+void prefetch_before(const ReadyNode& node) noexcept;
 
 // Lets go of all errands of a loop: for its close(), when the inbox is shut and what was in it has been discarded.
 // Waits for those that are in the middle of coming back, which is a matter of instructions.

@@ -12,9 +12,11 @@ namespace ouro::detail {
 // Sizes up to this come from lists, in classes of `frame_class_bytes`.
 inline constexpr std::size_t frame_class_bytes = 16;
 inline constexpr std::size_t frame_classes = 64;
+// A class is named by where its list lies among the lists: class times this.
+inline constexpr std::size_t frame_list_bytes = 32;
 
-OURO_EXPORT void* allocate_small_frame(std::size_t size_class);
-OURO_EXPORT void free_small_frame(void* memory, std::size_t size_class) noexcept;
+OURO_EXPORT void* allocate_small_frame(std::size_t list_offset);
+OURO_EXPORT void free_small_frame(void* memory, std::size_t list_offset) noexcept;
 OURO_EXPORT void* allocate_large_frame(std::size_t bytes);
 OURO_EXPORT void free_large_frame(void* memory, std::size_t bytes) noexcept;
 
@@ -23,21 +25,30 @@ OURO_EXPORT void free_large_frame(void* memory, std::size_t bytes) noexcept;
 // one.
 inline void* allocate_frame(std::size_t bytes) {
   const std::size_t size_class = (bytes - 1) / frame_class_bytes;
-  return size_class < frame_classes ? allocate_small_frame(size_class) : allocate_large_frame(bytes);
+  return size_class < frame_classes ? allocate_small_frame(size_class * frame_list_bytes) : allocate_large_frame(bytes);
 }
 
 // Gives back what allocate_frame(bytes) gave, on any thread.
 inline void free_frame(void* memory, std::size_t bytes) noexcept {
   const std::size_t size_class = (bytes - 1) / frame_class_bytes;
-  size_class < frame_classes ? free_small_frame(memory, size_class) : free_large_frame(memory, bytes);
+  size_class < frame_classes ? free_small_frame(memory, size_class * frame_list_bytes)
+                             : free_large_frame(memory, bytes);
 }
 
-// The ledger: how many frames were allocated and freed, over all threads that live and those that ended. Their
-// difference is what is alive; exact when no other thread allocates meanwhile.
-struct FrameLedger {
-  std::uint64_t allocated;
-  std::uint64_t freed;
+// The ledger: how many frames are alive, whichever thread allocated them. Exact when no other thread allocates or frees
+// meanwhile.
+OURO_EXPORT std::uint64_t frames_alive() noexcept;
+
+// Counts the allocations of the thread that made it, large and small, while it lives. They take the long way then.
+class OURO_EXPORT FrameCounter {
+ public:
+  FrameCounter() noexcept;
+  FrameCounter(const FrameCounter&) = delete;
+  ~FrameCounter();
+  std::uint64_t count() const noexcept;
+
+ private:
+  std::uint64_t before_;
 };
-OURO_EXPORT FrameLedger frame_ledger() noexcept;
 
 }  // namespace ouro::detail

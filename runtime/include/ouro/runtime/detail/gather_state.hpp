@@ -5,8 +5,9 @@
 // in order, as many as the loop's budget allows, and takes its place at the front of the turn again for the rest. So
 // the order is that of tasks queued one by one, while a child's frame is touched once and not twice.
 //
-// `pending` counts the children that have not completed, and one for the runner until it has started the last: the
-// parent is never woken while the runner is queued. The parent resumes through the ready queue, never inside a child.
+// `pending` counts the children that have not completed (of a map: those that suspended), and one for the runner until
+// it has started the last: the parent is never woken while the runner is queued. The parent resumes through the ready
+// queue, never inside a child.
 //
 // Errors. The first error (unless exceptions are returned as results) cancels the children that the gather owns and
 // waits for them; children not started yet are destroyed unrun; futures of the caller are let go. A cancellation of the
@@ -43,9 +44,8 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   // ---- For children ----
   void* slots = nullptr;  // the results: an array, or with `indirect` an array of pointers
   bool indirect = false;
-  bool plain_slots = false;  // slot_kind is value, and not indirect
-  bool simple = false;       // plain_slots and fixed: the usual gather
-  bool fixed = true;         // `children` has an entry for every child (gather), or for the suspended ones (map)
+  bool fixed = true;           // `children` has an entry for every child (gather), or for the suspended ones (map)
+  bool ended_at_once = false;  // map: the child that the runner has started ended in its first step
   FutureState** children = nullptr;  // the owned ones; an entry is nullptr once it has completed, or is a future's
   SlotKind slot_kind = SlotKind::value;
   LoopState* home = nullptr;
@@ -55,30 +55,26 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   void finish() noexcept;
   // Somebody holds a handle to a child that is done: it lives on as any task.
   void keep_child(FutureState& child) noexcept;
+  bool let_go(FutureState& child) noexcept {
+    if (OURO_LIKELY(child.refs == 0)) return true;
+    keep_child(child);
+    return false;
+  }
   // A child ended with an exception, or (nullptr) with a cancellation.
   void child_failed(FutureState& child, std::exception_ptr exception) noexcept;
   // A child ended. True if its frame is to go.
   bool child_done(FutureState& child) noexcept {
     if (OURO_LIKELY(fixed)) {
       children[child.child.position] = nullptr;
-    } else if (child.child.position != not_listed) {
+    } else if (child.child.position == not_listed) {
+      ended_at_once = true;
+      return let_go(child);
+    } else {
       forget(child);
     }
     if (OURO_UNLIKELY(starved)) refill();
     if (--pending == 0) finish();
-    if (OURO_LIKELY(child.refs == 0)) return true;
-    keep_child(child);
-    return false;
-  }
-
-  // The same for a child of a map.
-  bool mapped_child_done(FutureState& child) noexcept {
-    if (child.child.position != not_listed) forget(child);
-    if (OURO_UNLIKELY(starved)) refill();
-    if (--pending == 0) finish();
-    if (OURO_LIKELY(child.refs == 0)) return true;
-    keep_child(child);
-    return false;
+    return let_go(child);
   }
 
   // ---- For all_tasks ----
@@ -125,13 +121,17 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   void destroy_children() noexcept;
   // The runner has nothing more to start.
   void runner_done() noexcept;
-  void adopt_child(FutureState& child, std::uint32_t i) noexcept {
+  void adopt_child(FutureState& child, std::uint32_t i, unsigned more_flags = 0) noexcept {
     if (OURO_UNLIKELY(child.has(flag_gathered))) return;
-    child.home = home;
     child.leaf = child.frame();
+    child.home = home;
     child.gather = this;
     child.child = {i, i};
-    child.set(flag_task | flag_gathered);
+    child.set(flag_task | flag_gathered | child_flags | more_flags);
+  }
+  void abort() noexcept {
+    aborting = true;
+    brake = 0;
   }
   // Cancels the started children, and with `also_futures` the caller's. True if any accepted.
   bool cancel_children(const std::string& message, bool also_futures) noexcept;
@@ -149,10 +149,12 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   static void never_destroyed(void* leaf);  // marks the header
 
   FutureState* parent = nullptr;
+  unsigned child_flags = 0;      // flag_direct or flag_first_step, if the children's values are stored as they are
   GatherNode* nodes = nullptr;   // beside children, or nullptr if all are owned
   std::uint32_t count = 0;       // of children
   std::uint32_t listed = 0;      // of entries in `children`
   std::uint32_t next_child = 0;  // the first that has not been started
+  std::uint64_t brake = 0;       // map: how many children may have been made before the runner looks at the rest
   bool return_exceptions = false;
   bool aborting = false;  // no further child is started
   bool cancel_requested = false;
@@ -170,8 +172,9 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
 
 // Results of this type are stored as they are, in an array, and storing them cannot fail.
 template <class T>
-inline constexpr bool has_plain_slot = std::is_nothrow_move_assignable_v<T> && std::is_default_constructible_v<T> &&
-                                       !std::is_reference_v<T> && !std::is_same_v<std::remove_cv_t<T>, bool>;
+inline constexpr bool has_plain_slot =
+    std::is_void_v<T> || (std::is_nothrow_move_assignable_v<T> && std::is_default_constructible_v<T> &&
+                          !std::is_reference_v<T> && !std::is_same_v<std::remove_cv_t<T>, bool>);
 
 // The value or the exception of `child` goes to its slot.
 template <class T>
@@ -256,23 +259,28 @@ bool give_to_gather(FutureResult<T>& child) noexcept {
   return gather.child_done(child);
 }
 
-// The same for a child that has a value.
+// The ends of most children, in line: a value that is stored as it is, no handle, nothing unusual.
+inline constexpr unsigned direct_child = flag_task | flag_gathered | flag_started | flag_direct;
+inline constexpr unsigned first_step_child = flag_task | flag_gathered | flag_started | flag_first_step;
+
 template <class T>
-bool give_value_to_gather(FutureResult<T>& child) noexcept {
+void store_plainly(GatherState& gather, FutureResult<T>& child) noexcept {
+  if constexpr (!std::is_void_v<T>) static_cast<T*>(gather.slots)[child.child.index] = static_cast<T&&>(child.value());
+}
+// flag_direct: a child of a gather.
+template <class T>
+void give_to_slot(FutureResult<T>& child) noexcept {
   GatherState& gather = *child.gather;
-  if constexpr (std::is_void_v<T> || has_plain_slot<T>) {
-    const std::uint32_t index = child.child.index;
-    if (OURO_LIKELY(gather.plain_slots)) {
-      if constexpr (!std::is_void_v<T>) static_cast<T*>(gather.slots)[index] = static_cast<T&&>(child.value());
-      if (!gather.simple) return gather.mapped_child_done(child);
-      gather.children[index] = nullptr;
-      if (--gather.pending == 0) gather.finish();
-      if (OURO_LIKELY(child.refs == 0)) return true;
-      gather.keep_child(child);
-      return false;
-    }
-  }
-  return give_to_gather(child);
+  store_plainly<T>(gather, child);
+  gather.children[child.child.index] = nullptr;
+  if (--gather.pending == 0) gather.finish();
+}
+// flag_first_step: a child of a map. The runner looks.
+template <class T>
+void give_to_slot_at_once(FutureResult<T>& child) noexcept {
+  GatherState& gather = *child.gather;
+  store_plainly<T>(gather, child);
+  gather.ended_at_once = true;
 }
 
 }  // namespace ouro::detail

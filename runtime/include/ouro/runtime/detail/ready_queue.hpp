@@ -56,11 +56,13 @@ class ReadyQueue {
     return taken;
   }
 
-  // Appends a chain that is linked from its newest entry back to its oldest.
-  void splice_back_reversed(ReadyNode& newest) noexcept {
+  // Appends a chain that is linked from its newest entry back to its oldest. `meet` is called with each.
+  template <class Meet>
+  void splice_back_reversed(ReadyNode& newest, Meet meet) noexcept {
     ReadyNode* oldest = nullptr;
     for (ReadyNode* node = &newest; node != nullptr;) {
       ReadyNode* next = node->next;
+      meet(*node);
       node->next = oldest;
       oldest = node;
       node = next;

@@ -137,6 +137,8 @@ struct Boxed {
 [[noreturn]] OURO_EXPORT void throw_shared_result();
 OURO_EXPORT std::exception_ptr no_result_error() noexcept;
 OURO_EXPORT void destroy_unstarted(FutureState& coroutine) noexcept;
+// The end of a record with flag_belongings.
+OURO_EXPORT void drop_belongings(FutureState& state) noexcept;
 
 // Where the exception of any record lies, whatever the type of its value.
 inline std::exception_ptr& exception_of(FutureState& state) noexcept {
@@ -153,11 +155,10 @@ class FutureResult : public FutureState {
   FutureResult() noexcept {}
   FutureResult(const FutureResult&) = delete;
   ~FutureResult() {
-    if (outcome() == outcome_value) {
-      stored_.~Stored();
-    } else if (outcome() == outcome_exception) {
-      exception_.~exception_ptr();
+    if constexpr (!std::is_trivially_destructible_v<Stored>) {
+      if (outcome() == outcome_value) stored_.~Stored();
     }
+    if (OURO_UNLIKELY(has(flag_belongings))) drop_belongings(*this);
   }
 
   template <class... Args>
@@ -182,6 +183,7 @@ class FutureResult : public FutureState {
   void emplace_exception(std::exception_ptr exception) noexcept {
     ::new (static_cast<void*>(std::addressof(exception_))) std::exception_ptr(std::move(exception));
     set_outcome(outcome_exception);
+    set(flag_belongings);
   }
 
   // Called inside a catch block.
@@ -226,7 +228,7 @@ class FutureResult<void> : public FutureState {
   FutureResult() noexcept {}
   FutureResult(const FutureResult&) = delete;
   ~FutureResult() {
-    if (outcome() == outcome_exception) exception_.~exception_ptr();
+    if (OURO_UNLIKELY(has(flag_belongings))) drop_belongings(*this);
   }
 
   void emplace() noexcept { set(outcome_value); }  // it was none
@@ -236,6 +238,7 @@ class FutureResult<void> : public FutureState {
   void emplace_exception(std::exception_ptr exception) noexcept {
     ::new (static_cast<void*>(std::addressof(exception_))) std::exception_ptr(std::move(exception));
     set_outcome(outcome_exception);
+    set(flag_belongings);
   }
 
   void store_current_exception() noexcept {
