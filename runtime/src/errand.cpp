@@ -126,9 +126,9 @@ void prefetch_before(const ReadyNode& node) noexcept {
   if (header->resume != &Errand::returned) return;
   // By two steps the walk is soon eight nodes ahead; by one it would meet the first eight unprepared.
   for (const void* errand : static_cast<Errand*>(header)->before_) {
-    const char* before = static_cast<const char*>(errand);
-    __builtin_prefetch(before, 1);
-    __builtin_prefetch(before + 64, 1);
+    const auto before = reinterpret_cast<std::uintptr_t>(errand);
+    __builtin_prefetch(reinterpret_cast<const void*>(before), 1);
+    __builtin_prefetch(reinterpret_cast<const void*>(before + 64), 1);
   }
 }
 

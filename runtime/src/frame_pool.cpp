@@ -374,9 +374,9 @@ void* allocate_small_frame(std::size_t list_offset) {
   if (OURO_UNLIKELY(top == list.bottom)) return allocate_slowly(list_offset / frame_list_bytes);
   void* frame = *--top;
   write(list.top, top);
-  const char* ahead = static_cast<const char*>(*(top - prefetch_distance));  // some word, near the bottom
-  __builtin_prefetch(ahead, 1);
-  __builtin_prefetch(ahead + 64, 1);
+  const auto ahead = reinterpret_cast<std::uintptr_t>(*(top - prefetch_distance));  // some word, near the bottom
+  __builtin_prefetch(reinterpret_cast<const void*>(ahead), 1);
+  __builtin_prefetch(reinterpret_cast<const void*>(ahead + 64), 1);
   return frame;
 }
 
