@@ -3,6 +3,7 @@
 // may ask for loops while the process ends.
 #include <ouro/io/policies.hpp>
 
+#include <pthread.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -32,7 +33,11 @@ struct Table {
 };
 
 Table& table() {
-  static Table* instance = new Table;
+  static Table* instance = [] {
+    // A child that is forked while another thread holds the lock would wait for it for ever.
+    ::pthread_atfork([] { table().mutex.lock(); }, [] { table().mutex.unlock(); }, [] { table().mutex.unlock(); });
+    return new Table;
+  }();
   return *instance;
 }
 

@@ -36,8 +36,10 @@
 
 #include <fcntl.h>
 #include <liburing.h>
+#include <linux/capability.h>
 #include <poll.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -146,6 +148,14 @@ char io_uring_disabled() noexcept {
   return digit;
 }
 
+// Whether this process may do what kernel.io_uring_disabled=1 leaves to administrators, root without capabilities is
+// none.
+bool has_sys_admin() noexcept {
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3]{};
+  return ::syscall(SYS_capget, &header, data) == 0 && (data[0].effective & (1U << CAP_SYS_ADMIN)) != 0;
+}
+
 [[noreturn]] void throw_denied(std::string_view call, bool by_sysctl_perhaps) {
   const char disabled = by_sysctl_perhaps ? io_uring_disabled() : '0';
   if (disabled == '2') {
@@ -153,7 +163,7 @@ char io_uring_disabled() noexcept {
                    "io_uring is switched off for every process of this machine. An administrator can allow it with "
                    "sysctl kernel.io_uring_disabled=0.");
   }
-  if (disabled == '1' && ::geteuid() != 0) {
+  if (disabled == '1' && !has_sys_admin()) {
     throw_os_error(EPERM, call, "(kernel.io_uring_disabled is 1)",
                    "io_uring is allowed only to the group in kernel.io_uring_group and to processes with "
                    "CAP_SYS_ADMIN. Join that group, or set sysctl kernel.io_uring_disabled=0.");

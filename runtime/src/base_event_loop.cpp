@@ -1,10 +1,11 @@
 // One turn of the loop, and the loop's life.
 //
 // A turn
-//   1. look: let the parker submit and reap; move due timers to `events_`, what other threads sent to `injected_`. If
-//      nothing at all is ready: spin, then park until the next deadline, and look again.
+//   1. look: let the parker submit and reap, what it completes goes to `events_`; move due timers to `due_`, and what
+//      other threads sent to `injected_`. If nothing at all is ready: spin, then park until the next deadline, and look
+//      again.
 //   2. run exactly what was ready when the turn began (`batch`); what becomes ready meanwhile waits for the next turn.
-//   3. run `events_` and `injected_`.
+//   3. run `events_`, `due_` and `injected_`.
 // A turn that begins with work and with budget left skips the look: a lone task that yields costs no clock reading and
 // no look at the ring.
 //
@@ -158,7 +159,7 @@ void BaseEventLoop::run_turns() {
     if (late) run_found();
     run_batch();
     // Turns without a look: nothing waits but what is ready, and the budget is not used up.
-    while (s.budget != 0 && !s.attention && !s.ready.empty() && events_.empty() && injected_.empty()) {
+    while (s.budget != 0 && !s.attention && !s.ready.empty() && none_found()) {
       s.batch = s.ready.take();
       if (!run_chunk()) run_batch();
     }
@@ -179,6 +180,7 @@ void BaseEventLoop::run_batch() {
 
 void BaseEventLoop::run_found() {
   if (!events_.empty()) run_some(events_, looks_every);
+  if (!due_.empty()) run_some(due_, looks_every);
   if (!injected_.empty()) run_some(injected_, looks_every);
 }
 
@@ -240,13 +242,11 @@ void BaseEventLoop::look() {
     }
   } apart(s, events_);
   parker_->poll();
-  events_.splice_back(s.ready);  // completions come before timers
   fire_timers();
   if (s.inbox.load(std::memory_order_relaxed)) take_inbox(s.inbox.exchange(nullptr, std::memory_order_acquire));
-  if (apart.ready.empty() && s.ready.empty() && s.batch.empty() && events_.empty() && injected_.empty() && !stopping_ &&
+  if (apart.ready.empty() && s.ready.empty() && s.batch.empty() && none_found() && !stopping_ &&
       !interrupted_.load(std::memory_order_relaxed)) {  // one that came since: poll() has taken its wake-up
     wait_for_work();
-    events_.splice_back(s.ready);
     fire_timers();
   }
 }
@@ -319,7 +319,7 @@ void BaseEventLoop::fire_timers() noexcept {
     if (timer->kind == detail::timer_of_task) {
       static_cast<detail::FutureState*>(timer->target)->waiting_on = nullptr;
     }
-    events_.push_back(*timer->target);
+    due_.push_back(*timer->target);
     if (--left == 0) break;
   }
 }

@@ -34,7 +34,7 @@ void let_go(detail::ReadyNode& node) noexcept {
 }  // namespace
 
 void BaseEventLoop::drop_callbacks() noexcept {
-  for (detail::ReadyQueue* queue : {&state_->batch, &state_->ready, &events_, &injected_}) {
+  for (detail::ReadyQueue* queue : {&state_->batch, &state_->ready, &events_, &due_, &injected_}) {
     while (!queue->empty()) let_go(*queue->pop_front());
   }
   while (detail::TimerNode* timer = state_->timers->pop_any()) {

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include <ouro/runtime/base_event_loop.hpp>
+#include <ouro/runtime/detail/gather_state.hpp>
 #include <ouro/runtime/detail/result.hpp>
 #include <ouro/runtime/events.hpp>
 #include <ouro/runtime/exceptions.hpp>
@@ -276,12 +277,12 @@ void remember_message(FutureState& state, const std::string& message) noexcept {
   }
 }
 
+}  // namespace
+
 void owe_cancel(FutureState& task) noexcept {
   task.set(flag_must_cancel);
   if (!task.has(flag_started)) task.leaf = &cancelled_before_start;
 }
-
-}  // namespace
 
 namespace {
 
@@ -313,6 +314,13 @@ void count_cancel(FutureState& task, const std::string& message) noexcept {
 }
 
 bool cancel(FutureState& first, const std::string& message) noexcept {
+  GatherState* gather = nullptr;
+  const bool accepted = cancel_up_to_gather(first, message, gather);
+  if (gather) gather->cancel_or_owe(message);
+  return accepted;
+}
+
+bool cancel_up_to_gather(FutureState& first, const std::string& message, GatherState*& gather) noexcept {
   if (first.done()) return false;
   FutureState* const ring = find_ring(first);
   FutureState* state = &first;
@@ -334,7 +342,8 @@ bool cancel(FutureState& first, const std::string& message) noexcept {
     }
     FutureState* inner = state == ring ? nullptr : waitee->forward();  // in a ring one task has to stop waiting
     if (!inner) {
-      if (!waitee->cancel(*state, message)) owe_cancel(*state);
+      gather = GatherState::from(*waitee);
+      if (!gather && !waitee->cancel(*state, message)) owe_cancel(*state);
       return true;
     }
     state = inner;  // it is pending: a task stops waiting for a future in the moment in which that is done

@@ -186,39 +186,35 @@ void GatherState::fail(std::exception_ptr exception) noexcept {
 
 bool GatherState::cancel_own(const std::string& message, bool also_futures, GatherState**& last) noexcept {
   bool any = false;
+  const auto cancel_one = [&](FutureState& child) {
+    GatherState* inner = nullptr;
+    any = cancel_up_to_gather(child, message, inner) || any;
+    if (!inner || inner->to_cancel) return;
+    inner->to_cancel = true;
+    inner->next_to_cancel = nullptr;
+    *last = inner;
+    last = &inner->next_to_cancel;
+  };
   for (std::uint32_t i = 0; i < listed; ++i) {
-    FutureState* child = children[i];
-    if (!child || !child->has(flag_started) || child->done()) continue;
-    any = true;
-    Waitee* waitee = child->waiting_on;
-    if (!waitee || waitee->kind != &gather_kind) {
-      detail::cancel(*child, message);
-      continue;
-    }
-    count_cancel(*child, message);
-    auto& inner = static_cast<GatherState&>(*waitee);
-    if (inner.to_cancel) continue;
-    inner.to_cancel = true;
-    inner.next_to_cancel = nullptr;
-    *last = &inner;
-    last = &inner.next_to_cancel;
+    if (children[i] && children[i]->has(flag_started)) cancel_one(*children[i]);
   }
   if (also_futures && nodes) {
     for (std::uint32_t i = 0; i < count; ++i) {
-      if (nodes[i].future && !nodes[i].future->done()) any = detail::cancel(*nodes[i].future, message) || any;
+      if (nodes[i].future) cancel_one(*nodes[i].future);
     }
   }
   return any;
 }
 
-// Gathers whose parents are children here form a list, so that gathers in gathers need no stack.
+// Gathers at which the way down from a child ends form a list, so that gathers in gathers need no stack.
 bool GatherState::cancel_children(const std::string& message, bool also_futures) noexcept {
   GatherState* list = nullptr;
   GatherState** last = &list;
   const bool any = cancel_own(message, also_futures, last);
   while (GatherState* inner = list) {
+    const bool unstarted = inner->has_unstarted();
     inner->begin_cancel(message);
-    inner->cancel_own(message, true, last);
+    if (!inner->cancel_own(message, true, last) && !unstarted) owe_cancel(*inner->parent);
     if (OURO_UNLIKELY(inner->starved)) inner->refill();
     list = inner->next_to_cancel;
     inner->to_cancel = false;
@@ -239,7 +235,7 @@ void GatherState::begin_cancel(const std::string& message) noexcept {
 }
 
 bool GatherState::cancel_all(const std::string& message) noexcept {
-  const bool unstarted = fixed ? next_child < count : pending > 0;
+  const bool unstarted = has_unstarted();
   if (!waiting) return false;
   begin_cancel(message);
   const bool any = cancel_children(message, true);

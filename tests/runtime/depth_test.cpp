@@ -281,5 +281,29 @@ TEST(DepthTest, GathersInGathersAreCancelled) {
   });
 }
 
+// A task that awaits a gather of a task that awaits a gather.
+Coroutine<int> nest_tasks(BaseEventLoop& loop, int n, Order* order) {
+  Level level(order, n);
+  if (n > 0) {
+    Task<int> inner = loop.create_task(nest_tasks(loop, n - 1, order));
+    const auto results = co_await gather(inner);
+    co_return std::get<0>(results) + 1;
+  }
+  co_await sleep(24h);
+  co_return 0;
+}
+
+TEST(DepthTest, GathersOfTasksInARowAreCancelled) {
+  on_small_stack([](BaseEventLoop& loop) {
+    Order order;
+    Task<int> task = loop.create_task(nest_tasks(loop, depth, &order));
+    turns(loop, 2 * depth + 2);
+    EXPECT_TRUE(task.cancel());
+    EXPECT_THROW(loop.run_until_complete(task), CancelledError);
+    EXPECT_TRUE(order.right);
+    EXPECT_EQ(order.next, depth + 1);
+  });
+}
+
 }  // namespace
 }  // namespace ouro

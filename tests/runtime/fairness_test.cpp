@@ -128,6 +128,18 @@ TEST_P(FairnessAmong, ReadyCallbacks) {
   guests.expect_within(bound);
 }
 
+// Completions that one look found, a thousand of them say: a timer that is due does not wait behind them.
+TEST_P(FairnessAmong, Completions) {
+  Guests guests(*this, 500);
+  const int count = 500 * GetParam();
+  parker().complete_now([&] {
+    for (int i = 0; i < count; ++i) loop().call_soon([&] { guests.count_run(); });
+  });
+  guests.run_until_served();
+  run_turns(2);
+  guests.expect_within(2 * bound, {Guests::timer, Guests::post});  // one turn of the completions in between
+}
+
 TEST_P(FairnessAmong, SelfYieldingTasks) {
   Guests guests(*this, 5000);
   std::vector<Task<>> tasks;

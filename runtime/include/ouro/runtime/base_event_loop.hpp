@@ -272,6 +272,7 @@ class OURO_EXPORT BaseEventLoop {
   bool run_chunk();
   void run_batch();
   void run_found();
+  bool none_found() const noexcept { return events_.empty() && due_.empty() && injected_.empty(); }
   void run_node(detail::ReadyNode& node);
   void run_some(detail::ReadyQueue& queue, std::uint32_t most);
   void run_node_debug(detail::ReadyNode& node);
@@ -286,7 +287,8 @@ class OURO_EXPORT BaseEventLoop {
 
   detail::LoopState* state_;
   std::unique_ptr<Parker> parker_;
-  detail::ReadyQueue events_;    // what completions and timers made ready, this turn
+  detail::ReadyQueue events_;    // what completions made ready, this turn
+  detail::ReadyQueue due_;       // and timers: their own, so that a flood of completions does not delay them
   detail::ReadyQueue injected_;  // what other threads sent
   bool running_ = false;
   bool stopping_ = false;

@@ -210,7 +210,8 @@ class [[nodiscard("a map does nothing until it is awaited")]] Map {
 // Awaits `f(element)` for every element, at most `limit` at a time, and gives the results in the order of the elements
 // (a vector; nothing for void). Each child is made when it is started. Errors and cancellation are as in gather: at the
 // first error no further child is started, those that run are cancelled and awaited, then the error is thrown.
-// Lifetime: a range given as an lvalue is referred to; an rvalue, and `f`, live in the map.
+// Lifetime: a range given as an lvalue is referred to; an rvalue, and `f`, live in the map. An element that the range
+// makes anew (a view that transforms, say) goes when `f` returns: a coroutine takes it by value.
 // If cancelled: all children are; when they have ended, CancelledError is thrown.
 // Throws: ValueError for a limit of zero.
 template <class F, std::ranges::viewable_range R>

@@ -343,6 +343,9 @@ OURO_EXPORT bool caught_cancellation(FutureState& state) noexcept;
 
 // Cancels a task or a plain future, and what it waits for; iterative along a chain of tasks. False if it was done.
 OURO_EXPORT bool cancel(FutureState& state, const std::string& message) noexcept;
+// The same, but a gather at the end of the chain is left to the caller: `gather` is set to it.
+bool cancel_up_to_gather(FutureState& first, const std::string& message, GatherState*& gather) noexcept;
+void owe_cancel(FutureState& task) noexcept;
 
 // At a resume: throws CancelledError if one is due.
 [[noreturn]] OURO_EXPORT void throw_cancelled(FutureState& task);

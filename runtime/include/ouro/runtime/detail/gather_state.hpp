@@ -96,6 +96,13 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
 
   // ---- Waitee ----
   bool cancel_all(const std::string& message) noexcept;
+  void cancel_or_owe(const std::string& message) noexcept {
+    if (!cancel_all(message)) owe_cancel(*parent);
+  }
+  // What is waited for, if that is a gather or a map.
+  static GatherState* from(Waitee& waitee) noexcept {
+    return waitee.kind == &gather_kind ? static_cast<GatherState*>(&waitee) : nullptr;
+  }
   FutureState* take_suspended_child() noexcept;
 
  protected:
@@ -133,9 +140,10 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
     aborting = true;
     brake = 0;
   }
+  bool has_unstarted() const noexcept { return fixed ? next_child < count : pending > 0; }
   // Cancels the started children, and with `also_futures` the caller's. True if any accepted.
   bool cancel_children(const std::string& message, bool also_futures) noexcept;
-  // The same, but gathers that children wait for go to a list, at its end `last`.
+  // The same, but gathers at which that ends go to a list, at its end `last`.
   bool cancel_own(const std::string& message, bool also_futures, GatherState**& last) noexcept;
   void begin_cancel(const std::string& message) noexcept;
   void let_go_of_futures() noexcept;
