@@ -52,6 +52,7 @@ bool debug_from_environment() noexcept {
 inline void prefetch_frame(const detail::ReadyNode* node) noexcept {
   const std::uintptr_t frame = reinterpret_cast<std::uintptr_t>(node) - sizeof(detail::FrameHeader);
   __builtin_prefetch(reinterpret_cast<const void*>(frame));
+  __builtin_prefetch(reinterpret_cast<const void*>(frame + 64));
   __builtin_prefetch(reinterpret_cast<const void*>(frame + 128));
 }
 
@@ -159,13 +160,23 @@ void BaseEventLoop::run_turns() {
     if (late) run_found();
     run_batch();
     // Turns without a look: nothing waits but what is ready, and the budget is not used up.
-    while (s.budget != 0 && !s.attention && !s.ready.empty() && none_found()) {
-      s.batch = s.ready.take();
-      if (!run_chunk()) run_batch();
-    }
+    if (none_found()) run_ready();
     late = s.budget == 0;
   } while (!stopping_);
   if (s.interrupt) std::rethrow_exception(std::exchange(s.interrupt, nullptr));
+}
+
+inline void BaseEventLoop::run_ready() {
+  detail::LoopState& s = *state_;
+  while (s.budget != 0 && !s.attention && !s.ready.empty()) {
+    if (detail::ReadyNode* only = s.ready.take_only()) {
+      run_node(*only);
+      --s.budget;
+      continue;
+    }
+    s.batch = s.ready.take();
+    if (!run_chunk()) return run_batch();
+  }
 }
 
 // A whole turn: the batch, with looks in between, and what the looks found.

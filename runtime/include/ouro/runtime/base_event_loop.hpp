@@ -270,6 +270,7 @@ class OURO_EXPORT BaseEventLoop {
 
   void run_turns();
   bool run_chunk();
+  void run_ready();
   void run_batch();
   void run_found();
   bool none_found() const noexcept { return events_.empty() && due_.empty() && injected_.empty(); }

@@ -79,14 +79,29 @@ OURO_EXPORT void schedule_task(LoopState* home, FutureState& state, const TaskOp
                                std::source_location where);
 
 template <class T>
-Task<T> schedule(LoopState* home, Coroutine<T>&& coroutine, const TaskOptions& options, std::source_location where) {
-  if (OURO_UNLIKELY(!coroutine)) throw_awaited_twice();
+Task<T> schedule_later(LoopState* home, Coroutine<T>& coroutine, const TaskOptions& options,
+                       std::source_location where) {
   FutureResult<T>& state = *coroutine.get();
+  try {
+    schedule_task(home, state, options, where);
+  } catch (...) {
+    // A task factory that kept a handle made it a task that was cancelled: the coroutine is used up.
+    if (state.done()) drop_ref(*coroutine.release());
+    throw;
+  }
+  coroutine.release();
+  return Task<T>(state);
+}
+
+// Eager starts are in line, because the calls would often cost as much as the task.
+template <class T>
+[[gnu::always_inline]] inline Task<T> schedule(LoopState* home, Coroutine<T>&& coroutine, const TaskOptions& options,
+                                               std::source_location where) {
+  if (OURO_UNLIKELY(!coroutine)) throw_awaited_twice();
   if (options.eager_start && options.name.empty()) {
-    // In line, because the call often costs as much as the task.
     if (!home) home = running_state();
     if (OURO_LIKELY(home && !home->special && home->running)) {
-      coroutine.release();
+      FutureResult<T>& state = *coroutine.release();
       state.created = where;
       state.leaf = state.frame();
       state.home = home;
@@ -99,15 +114,7 @@ Task<T> schedule(LoopState* home, Coroutine<T>&& coroutine, const TaskOptions& o
       return Task<T>(state);
     }
   }
-  try {
-    schedule_task(home, state, options, where);
-  } catch (...) {
-    // A task factory that kept a handle made it a task that was cancelled: the coroutine is used up.
-    if (state.done()) drop_ref(*coroutine.release());
-    throw;
-  }
-  coroutine.release();
-  return Task<T>(state);
+  return schedule_later(home, coroutine, options, where);
 }
 
 }  // namespace detail

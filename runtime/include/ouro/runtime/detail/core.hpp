@@ -158,11 +158,13 @@ struct FutureState : ReadyNode {
   Flag outcome() const noexcept { return static_cast<Flag>(flags & outcome_mask); }
   bool cancelled() const noexcept { return done() && outcome() == outcome_cancelled; }
   bool has(Flag flag) const noexcept { return (flags & flag) != 0; }
-  void set(unsigned bits) noexcept { flags = static_cast<std::uint16_t>(flags | bits); }
-  void clear(unsigned bits) noexcept { flags = static_cast<std::uint16_t>(flags & ~bits); }
-  void set_outcome(Flag ending) noexcept {
-    flags = static_cast<std::uint16_t>((flags & ~static_cast<unsigned>(outcome_mask)) | ending);
-  }
+  // Always stored whole, and loaded as that. Left to itself a compiler stores the one byte that changed, or loads the
+  // neighbours too, and a load that is wider than a store before it waits until that has left the store buffer.
+  void set_flags(unsigned all) noexcept { __atomic_store_n(&flags, static_cast<std::uint16_t>(all), __ATOMIC_RELAXED); }
+  unsigned all_flags() const noexcept { return __atomic_load_n(&flags, __ATOMIC_RELAXED); }
+  void set(unsigned bits) noexcept { set_flags(all_flags() | bits); }
+  void clear(unsigned bits) noexcept { set_flags(all_flags() & ~bits); }
+  void set_outcome(Flag ending) noexcept { set_flags((all_flags() & ~static_cast<unsigned>(outcome_mask)) | ending); }
 
   // The address of the frame that this record is the promise of (or of what imitates it).
   void* frame() noexcept { return reinterpret_cast<char*>(this) - sizeof(FrameHeader); }
@@ -328,11 +330,11 @@ OURO_EXPORT bool complete(FutureState& state) noexcept;
 // The usual end of a task that nobody waits for yet. True if it was that, and the frame stays.
 inline bool complete_quietly(FutureState& state) noexcept {
   if (state.flags == (flag_task | flag_started | flag_first_step | outcome_value)) {
-    state.flags = flag_task | flag_started | flag_done | outcome_value;
+    state.set_flags(flag_task | flag_started | flag_done | outcome_value);
     return true;
   }
   if (state.flags != (flag_task | flag_started | outcome_value) || state.waiters || state.refs == 1) return false;
-  state.flags = flag_task | flag_started | flag_done | outcome_value;
+  state.set_flags(flag_task | flag_started | flag_done | outcome_value);
   --state.refs;
   return true;
 }

@@ -272,22 +272,24 @@ inline constexpr unsigned direct_child = flag_task | flag_gathered | flag_starte
 inline constexpr unsigned first_step_child = flag_task | flag_gathered | flag_started | flag_first_step;
 
 template <class T>
-void store_plainly(GatherState& gather, FutureResult<T>& child) noexcept {
-  if constexpr (!std::is_void_v<T>) static_cast<T*>(gather.slots)[child.child.index] = static_cast<T&&>(child.value());
+void store_plainly(GatherState& gather, FutureResult<T>& child, std::uint32_t index) noexcept {
+  if constexpr (!std::is_void_v<T>) static_cast<T*>(gather.slots)[index] = static_cast<T&&>(child.value());
 }
 // flag_direct: a child of a gather.
 template <class T>
 void give_to_slot(FutureResult<T>& child) noexcept {
   GatherState& gather = *child.gather;
-  store_plainly<T>(gather, child);
-  gather.children[child.child.index] = nullptr;
+  FutureState** const children = gather.children;
+  const std::uint32_t index = child.child.index;
+  store_plainly<T>(gather, child, index);
+  children[index] = nullptr;
   if (--gather.pending == 0) gather.finish();
 }
 // flag_first_step: a child of a map. The runner looks.
 template <class T>
 void give_to_slot_at_once(FutureResult<T>& child) noexcept {
   GatherState& gather = *child.gather;
-  store_plainly<T>(gather, child);
+  store_plainly<T>(gather, child, child.child.index);
   gather.ended_at_once = true;
 }
 

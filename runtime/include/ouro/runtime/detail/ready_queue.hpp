@@ -44,6 +44,15 @@ class ReadyQueue {
 
   ReadyNode* front() const noexcept { return head_; }
 
+  // The entry that is alone, or nullptr; it is taken out.
+  // Requires: !empty().
+  ReadyNode* take_only() noexcept {
+    ReadyNode* node = head_;
+    if (node->next) return nullptr;
+    head_ = nullptr;
+    return node;
+  }
+
   // Gives all entries away, and is empty afterwards. The two words were written by two stores, often just now: read as
   // one (what compilers like to do) they would wait until both have left the store buffer, at five times the price.
   ReadyQueue take() noexcept {
