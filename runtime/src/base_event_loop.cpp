@@ -175,7 +175,9 @@ inline void BaseEventLoop::run_ready() {
       continue;
     }
     s.batch = s.ready.take();
-    if (!run_chunk()) return run_batch();
+    if (run_chunk()) continue;
+    run_batch();
+    if (!none_found()) return;
   }
 }
 
