@@ -6,8 +6,10 @@
 
 #include <atomic>
 #include <chrono>
+#include <filesystem>
 #include <latch>
 #include <memory>
+#include <set>
 #include <string>
 #include <thread>
 #include <type_traits>
@@ -270,14 +272,20 @@ TEST_F(Policies, LeaveTheStandardDescriptorsAsTheyAre) {  // B38
 }
 
 TEST_F(Policies, MakeDescriptorsThatNoProgramInherits) {  // B38
-  std::vector<int> before;
-  for (int fd = 0; fd < 256; ++fd) before.push_back(::fcntl(fd, F_GETFD));
+  const auto open_descriptors = [] {
+    std::set<int> open;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+      open.insert(std::stoi(entry.path().filename().string()));
+    }
+    return open;
+  };
+  const std::set<int> before = open_descriptors();
   run([&]() -> Coroutine<> {
     co_await sleep(0s);
     int opened = 0;
-    for (int fd = 0; fd < 256; ++fd) {
+    for (const int fd : open_descriptors()) {
       const int flags = ::fcntl(fd, F_GETFD);
-      if (flags < 0 || before[static_cast<std::size_t>(fd)] >= 0) continue;
+      if (flags < 0 || before.contains(fd)) continue;  // the listing's own is closed by now
       EXPECT_TRUE((flags & FD_CLOEXEC) != 0) << fd;
       ++opened;
     }
