@@ -72,7 +72,7 @@ constexpr Duration start_retry = std::chrono::milliseconds(100);
 
 // A number that no two threads ever share, unlike their ids and addresses.
 std::uint64_t thread_serial() noexcept {
-  static constinit std::atomic<std::uint64_t> last{0};  // counts; orders nothing
+  static constinit detail::Atomic<std::uint64_t> last{0};  // counts; orders nothing
   constinit thread_local std::uint64_t serial = 0;
   if (OURO_UNLIKELY(serial == 0)) serial = last.fetch_add(1, std::memory_order_relaxed) + 1;
   return serial;
