@@ -188,6 +188,10 @@ class Tree:
                 where, name = "CMakeLists.txt", path
             elif re.fullmatch(r"tests/(runtime|io)/.+_test\.cpp", path):
                 where, name = "tests/CMakeLists.txt", f"ouro_add_test({path[len('tests/'):-len('_test.cpp')]}"
+            elif re.fullmatch(r"tests/model/.+\.cpp", path):
+                name = Path(path).name
+                test = name.removesuffix("_test.cpp")
+                where, name = "tests/model/CMakeLists.txt", name if test == name else f"ouro_add_model(model/{test}"
             elif re.fullmatch(r"tests/acceptance/.+\.cpp", path):
                 where, name = "tests/acceptance/CMakeLists.txt", f"ouro_add_acceptance({Path(path).stem})"
             else:
