@@ -95,19 +95,21 @@ void woken_by_another() {
   poster.join();
 }
 
-Options bound(unsigned preemptions) {
+// `surprises`: how often an exchange fails, or a sleep ends, for no reason.
+Options bound(unsigned preemptions, unsigned surprises = 0) {
   Options options;
   options.preemptions = preemptions;
+  options.surprises = surprises;
   return options;
 }
 
 const std::vector<Model> models{
-    {"one poster, and the end", [] { posters_and_the_end(1, 1); }, {}},
+    {"one poster, and the end", [] { posters_and_the_end(1, 1); }, bound(3, 1)},
     {"one poster twice, and the end", [] { posters_and_the_end(1, 2); }, {}},
     {"two posters, and the end", [] { posters_and_the_end(2, 1); }, bound(1)},
-    {"a post while the loop closes", &a_post_while_it_closes, {}},
+    {"a post while the loop closes", &a_post_while_it_closes, bound(3, 2)},
     {"a poster, and another who wakes", &woken_by_another, bound(1)},
-    {"an interrupt", &an_interrupt_wakes, {}},
+    {"an interrupt", &an_interrupt_wakes, bound(3, 2)},
 };
 
 const std::vector<Mutant> mutants{

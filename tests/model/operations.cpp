@@ -101,7 +101,7 @@ void Machine::did(const char* what, const void* at, const Place* place, std::uin
   Thread& thread = self();
   thread.history = mix(thread.history, result);
   // What it costs to read the same value again depends on this.
-  if (effect && effect->stale != 0) thread.history = mix(thread.history, 0x57a1e);
+  if (effect && effect->stale != 0 && options_.stale != Options().stale) thread.history = mix(thread.history, 0x57a1e);
   if (tracing_) {
     std::array<char, 256> line;
     int used =
