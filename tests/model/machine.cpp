@@ -47,6 +47,7 @@ bool active = false;
 namespace {
 
 constexpr std::size_t stack_bytes = std::size_t{256} << 10;
+constexpr unsigned passed_over_max = 6;
 constexpr std::size_t visited_first = std::size_t{1} << 12;  // grows
 
 int find_locals(dl_phdr_info* info, std::size_t, void* found) {
@@ -135,6 +136,7 @@ unsigned Machine::spawn(std::function<void()> body) {
   Thread& made = threads_[number];
   made.status = Status::ready;
   made.stayed = made.timed = made.woken = false;
+  made.passed_over = 0;
   made.view = View();
   made.view.known[number] = 1;
   made.history = number;
@@ -168,6 +170,7 @@ unsigned Machine::spawn(std::function<void()> body) {
 void Machine::switch_to(unsigned thread) {
   Thread& from = self();
   current_ = thread;
+  threads_[thread].passed_over = 0;
   if (from.status != Status::ended) save_locals(from);
   load_locals(threads_[thread]);
   ouro_model_switch(&from.pointer, threads_[thread].pointer);
@@ -300,6 +303,13 @@ void Machine::decide(bool stays, bool costs) {
     }
     if (count == 0) nobody_ready();
   }
+  // Spinners that write keep each other awake: who has been passed over for long goes first, as it would on a machine.
+  for (unsigned i = 0; i < count_ && !costs; ++i) {
+    if (threads_[i].passed_over < passed_over_max || threads_[i].status != Status::ready || i == current_) continue;
+    options[0] = i;
+    count = 1;
+    break;
+  }
   look_up(stays, costs);
   const unsigned next = options[choose(count)];
   if (next == current_) return;
@@ -314,6 +324,7 @@ void Machine::yield() {
   memory.catch_up(current_);
   thread.history = mix(thread.history, 0x1e1d);
   if (tracing_) did("yield", nullptr, nullptr, 0);
+  for (unsigned i = 0; i < count_; ++i) threads_[i].passed_over += i != current_ && threads_[i].status == Status::ready;
   const bool stays = !thread.stayed;
   thread.status = Status::yielded;
   // To stay is a choice, once: who spins for a time may find that it is over.

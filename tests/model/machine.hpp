@@ -110,9 +110,10 @@ enum class Status : std::uint8_t { ready, yielded, in_futex, in_mutex, in_join, 
 
 struct Thread {
   Status status = Status::ended;
-  bool stayed = false;  // went on after a yield since something changed
-  bool timed = false;   // in_futex with a deadline
-  bool woken = false;   // by futex_wake, not by the deadline
+  bool stayed = false;       // went on after a yield since something changed
+  unsigned passed_over = 0;  // yields of others, since it ran last, in which it could have
+  bool timed = false;        // in_futex with a deadline
+  bool woken = false;        // by futex_wake, not by the deadline
   View view;
   std::uint64_t history = 0;  // a hash of what it did and read
   const void* waits_for = nullptr;
