@@ -15,8 +15,8 @@ from pathlib import Path
 # Lowest first. The non-template halves of core, futures, tasks and generators speak to the loop, so these sources
 # stand above it though their headers do not. Where a floor of `io` meets one of `runtime`, runtime is below.
 RUNTIME = [
-    ("F0", ["config", "clock", "config.cpp", "exceptions", "detail/futex", "detail/frame_pool", "detail/timer_node",
-            "detail/ready_queue"]),
+    ("F0", ["config", "clock", "config.cpp", "exceptions", "detail/atomic", "detail/futex", "detail/frame_pool",
+            "detail/timer_node", "detail/ready_queue"]),
     ("F1", ["parker", "detail/core", "detail/result", "detail/callback_node", "detail/gather_state",
             "detail/generator_state", "detail/errand", "events", "awaitable"]),
     ("F2", ["coroutine", "futures", "concurrent_future", "tasks", "generators"]),
@@ -188,6 +188,10 @@ class Tree:
                 where, name = "CMakeLists.txt", path
             elif re.fullmatch(r"tests/(runtime|io)/.+_test\.cpp", path):
                 where, name = "tests/CMakeLists.txt", f"ouro_add_test({path[len('tests/'):-len('_test.cpp')]}"
+            elif re.fullmatch(r"tests/model/.+\.cpp", path):
+                name = Path(path).name
+                test = name.removesuffix("_test.cpp")
+                where, name = "tests/model/CMakeLists.txt", name if test == name else f"ouro_add_model(model/{test}"
             elif re.fullmatch(r"tests/acceptance/.+\.cpp", path):
                 where, name = "tests/acceptance/CMakeLists.txt", f"ouro_add_acceptance({Path(path).stem})"
             else:

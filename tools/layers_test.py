@@ -93,6 +93,7 @@ class LayersTest(unittest.TestCase):
     def test_files_that_nothing_lists(self):
         for path, where in ((PUBLIC + "sleep.hpp", "CMakeLists.txt"), ("io/src/fd.hpp", "CMakeLists.txt"),
                             ("tests/io/ring_test.cpp", "tests/CMakeLists.txt"),
+                            ("tests/model/inbox_test.cpp", "tests/model/CMakeLists.txt"),
                             ("tests/acceptance/02_x.cpp", "tests/acceptance/CMakeLists.txt")):
             self.expect(f"{path}: is not listed in {where}", {path: "int x;\n"}, unlisted=path)
 

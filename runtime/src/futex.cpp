@@ -12,7 +12,7 @@
 namespace ouro::detail {
 namespace {
 
-static_assert(sizeof(std::atomic<std::uint32_t>) == sizeof(std::uint32_t));
+static_assert(sizeof(Atomic<std::uint32_t>) == sizeof(std::uint32_t));
 
 // An absolute time for the kernel. What lies before the clock's start has passed all the same.
 timespec to_timespec(TimePoint when) noexcept {
@@ -27,7 +27,7 @@ timespec to_timespec(TimePoint when) noexcept {
 
 }  // namespace
 
-bool futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t expected, TimePoint deadline) noexcept {
+bool futex_wait(const Atomic<std::uint32_t>& word, std::uint32_t expected, TimePoint deadline) noexcept {
   const int saved = errno;
   const timespec time = to_timespec(deadline);
   bool in_time = true;
@@ -42,7 +42,7 @@ bool futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t expected, 
   return in_time;
 }
 
-void futex_wake(const std::atomic<std::uint32_t>& word, std::uint32_t most) noexcept {
+void futex_wake(const Atomic<std::uint32_t>& word, std::uint32_t most) noexcept {
   const int saved = errno;
   const int count = most > INT_MAX ? INT_MAX : static_cast<int>(most);
   syscall(SYS_futex, &word, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, count, nullptr, nullptr, 0);

@@ -10,7 +10,9 @@
 //   2. A searching thread that finds a job leaves the searching. If it was the last and the queue is not empty, it
 //      does for its successor what a submitter would do: submitters relied on it.
 //   3. A searching thread that finds nothing for a while moves itself from the searching to the sleeping, looks once
-//      more (for the last time, so with pop_last), and sleeps. If that look finds a job, it takes itself back.
+//      more whether there is anything, and sleeps. If there is, it takes itself back and searches on. It must not take
+//      a job before it has: it may have to wait for a permit (step 4), which another sleeper can take, and the job
+//      would sleep with it.
 //   4. Whoever wakes moves one from the sleeping to the searching by a compare-and-swap, which makes it the only
 //      waker, and then raises `permits_` and wakes one sleeper there. Sleepers are not told apart: any may take the
 //      permit. A thread that wants to take itself back and finds nobody sleeping has been given a permit, and waits
@@ -73,7 +75,7 @@ constexpr Duration start_retry = std::chrono::milliseconds(100);
 
 // A number that no two threads ever share, unlike their ids and addresses.
 std::uint64_t thread_serial() noexcept {
-  static constinit std::atomic<std::uint64_t> last{0};  // counts; orders nothing
+  static constinit detail::Atomic<std::uint64_t> last{0};  // counts; orders nothing
   constinit thread_local std::uint64_t serial = 0;
   if (OURO_UNLIKELY(serial == 0)) serial = last.fetch_add(1, std::memory_order_relaxed) + 1;
   return serial;
@@ -218,8 +220,8 @@ Job* ThreadPoolExecutor::Pool::Worker::spin() noexcept {
 Job* ThreadPoolExecutor::Pool::Worker::sleep() noexcept {
   Word seen = pool_.word_.fetch_add(sleeping_one - searching_share(), std::memory_order_acq_rel);
   searching_ = true;  // whoever wakes it counts it so; if it takes itself back, it does that itself
-  Job* job = pool_.queue_.pop_last(consumer_);
-  if (!job && !(seen & shut_bit)) {
+  // Looks, and takes nothing: who holds a job must not wait for a permit, which another sleeper may take.
+  if (pool_.queue_.size() == 0 && !(seen & shut_bit)) {
     const TimePoint start = Clock::steady().now();
     pool_.wait_for_permit();
     if (Clock::steady().now() - start < 2 * spin_longest) spin_ = spin_longest;
@@ -229,11 +231,11 @@ Job* ThreadPoolExecutor::Pool::Worker::sleep() noexcept {
   while (sleeping(seen) > 0) {
     if (pool_.word_.compare_exchange_weak(seen, seen - sleeping_one + searching_one, std::memory_order_acq_rel,
                                           std::memory_order_relaxed)) {
-      return job;
+      return pool_.queue_.pop_last(consumer_);
     }
   }
   pool_.wait_for_permit();
-  return job;
+  return nullptr;
 }
 
 Job* ThreadPoolExecutor::Pool::Worker::leave_or_find() noexcept {

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -15,6 +14,7 @@
 
 #include <ouro/runtime/clock.hpp>
 #include <ouro/runtime/config.hpp>
+#include <ouro/runtime/detail/atomic.hpp>
 #include <ouro/runtime/executors.hpp>
 
 #include "inject_queue.hpp"
@@ -68,7 +68,7 @@ class Batch {
 
  private:
   // A job was written by another processor: it is fetched, to be written, while those before it run.
-  static void prefetch(const std::atomic<Job*>& entry) noexcept {
+  static void prefetch(const Atomic<Job*>& entry) noexcept {
     const Job* job = entry.load(std::memory_order_relaxed);  // at worst one that has gone
     __builtin_prefetch(job, 1);
     __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(job) + 64), 1);
@@ -76,8 +76,8 @@ class Batch {
   static std::size_t next(std::uint64_t word) noexcept { return word & 0xffff; }
   static std::size_t count(std::uint64_t word) noexcept { return word >> 16 & 0xffff; }
 
-  std::atomic<std::uint64_t> word_{0};
-  std::array<std::atomic<Job*>, batch_jobs> jobs_{};
+  Atomic<std::uint64_t> word_{0};
+  std::array<Atomic<Job*>, batch_jobs> jobs_{};
 };
 
 }  // namespace detail
@@ -106,7 +106,7 @@ class ThreadPoolExecutor::Pool : public std::enable_shared_from_this<Pool> {
   const std::size_t max_workers;
   const std::size_t max_queued;
   // How many threads have been started; rises under mutex_, so orders nothing.
-  std::atomic<std::size_t> started{0};
+  detail::Atomic<std::size_t> started{0};
 
  private:
   class Worker;
@@ -142,19 +142,19 @@ class ThreadPoolExecutor::Pool : public std::enable_shared_from_this<Pool> {
 
   // thread_serial() of that thread, or 0 before. Written once by a compare-and-swap; a thread looks for its own number
   // only, so nothing needs an order.
-  std::atomic<std::uint64_t> token_owner_{0};
+  detail::Atomic<std::uint64_t> token_owner_{0};
 
   // See the head. All its changes are acquire-release, and pair with each other.
-  alignas(64) std::atomic<Word> word_{0};
+  alignas(64) detail::Atomic<Word> word_{0};
 
   // Wake-ups that were granted and not taken yet. Raised by wakers, lowered by sleepers; what it orders is ordered by
   // word_ already.
-  alignas(64) std::atomic<std::uint32_t> permits_{0};
-  std::atomic<bool> cancelling_{false};        // jobs that have not started are to be cancelled; set before shut_bit
-  std::atomic<bool> reported_{false};          // the line on stderr has been written
-  std::atomic<std::size_t> blocked_{0};        // threads in ConcurrentFuture::result(); a count, orders nothing
-  std::atomic<std::size_t> waiting_{0};        // jobs in queue and batch, if that is bounded; a count, orders nothing
-  std::atomic<Duration::rep> retry_start_{0};  // no new thread is tried before; orders nothing
+  alignas(64) detail::Atomic<std::uint32_t> permits_{0};
+  detail::Atomic<bool> cancelling_{false};  // jobs that have not started are to be cancelled; set before shut_bit
+  detail::Atomic<bool> reported_{false};    // the line on stderr has been written
+  detail::Atomic<std::size_t> blocked_{0};  // threads in ConcurrentFuture::result(); a count, orders nothing
+  detail::Atomic<std::size_t> waiting_{0};  // jobs in queue and batch, if that is bounded; a count, orders nothing
+  detail::Atomic<Duration::rep> retry_start_{0};  // no new thread is tried before; orders nothing
   detail::Batch batch_;
 
   std::mutex mutex_;  // of starting a thread, of the list, of late submitters

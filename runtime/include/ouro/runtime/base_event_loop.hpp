@@ -1,7 +1,6 @@
 // The loop without the network: callbacks, timers, tasks, the executor. io's EventLoop derives from it.
 #pragma once
 
-#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -14,6 +13,7 @@
 #include <ouro/runtime/clock.hpp>
 #include <ouro/runtime/config.hpp>
 #include <ouro/runtime/coroutine.hpp>
+#include <ouro/runtime/detail/atomic.hpp>
 #include <ouro/runtime/events.hpp>
 #include <ouro/runtime/executors.hpp>
 #include <ouro/runtime/futures.hpp>
@@ -293,7 +293,7 @@ class OURO_EXPORT BaseEventLoop {
   detail::ReadyQueue injected_;  // what other threads sent
   bool running_ = false;
   bool stopping_ = false;
-  std::atomic<bool> interrupted_{false};  // set by raise_interrupt, cleared by look(); carries no data
+  detail::Atomic<bool> interrupted_{false};  // set by raise_interrupt, cleared by look(); carries no data
   std::chrono::nanoseconds spin_longest_;
   std::chrono::nanoseconds spin_now_;
   LoopCounters counters_;

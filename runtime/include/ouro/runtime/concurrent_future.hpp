@@ -2,7 +2,6 @@
 // this one is for code that may block: the main thread beside a loop, a job in an executor.
 #pragma once
 
-#include <atomic>
 #include <chrono>
 #include <concepts>
 #include <cstdint>
@@ -15,6 +14,7 @@
 
 #include <ouro/runtime/clock.hpp>
 #include <ouro/runtime/config.hpp>
+#include <ouro/runtime/detail/atomic.hpp>
 #include <ouro/runtime/detail/core.hpp>
 #include <ouro/runtime/detail/result.hpp>
 #include <ouro/runtime/exceptions.hpp>
@@ -112,8 +112,8 @@ class OURO_EXPORT ConcurrentStateBase {
   Phase phase() const noexcept { return static_cast<Phase>(word_.load(std::memory_order_acquire) & phase_mask); }
   void sleep_until_done(TimePoint deadline) noexcept;
 
-  std::atomic<std::uint32_t> refs_{1};  // the handles; acquire-release, so that the last one sees what all others did
-  std::atomic<std::uint32_t> word_{pending_phase};
+  Atomic<std::uint32_t> refs_{1};  // the handles; acquire-release, so that the last one sees what all others did
+  Atomic<std::uint32_t> word_{pending_phase};
   const LoopState* home_ = nullptr;  // compared, never followed
   ConcurrentCallback* first_ = nullptr;
   ConcurrentCallback* last_ = nullptr;

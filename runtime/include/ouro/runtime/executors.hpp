@@ -1,7 +1,6 @@
 // Where blocking work goes: the Executor interface, and the pool of threads behind run_in_executor.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -16,6 +15,7 @@
 
 #include <ouro/runtime/concurrent_future.hpp>
 #include <ouro/runtime/config.hpp>
+#include <ouro/runtime/detail/atomic.hpp>
 #include <ouro/runtime/detail/core.hpp>
 #include <ouro/runtime/detail/errand.hpp>
 #include <ouro/runtime/detail/frame_pool.hpp>
@@ -108,7 +108,7 @@ class OURO_EXPORT ThreadPoolExecutor : public Executor {
   class Pool;
   std::shared_ptr<Pool> pool_;
   // The last word was a shutdown without waiting: the destructor does not wait either. Orders nothing.
-  std::atomic<bool> unattended_{false};
+  detail::Atomic<bool> unattended_{false};
 };
 
 namespace detail {

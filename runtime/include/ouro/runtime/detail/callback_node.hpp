@@ -1,13 +1,13 @@
 // What a Handle refers to: a callback in the ready queue, or on its way there through a timer or from another thread.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <source_location>
 #include <string>
 #include <utility>
 
 #include <ouro/runtime/config.hpp>
+#include <ouro/runtime/detail/atomic.hpp>
 #include <ouro/runtime/detail/core.hpp>
 #include <ouro/runtime/detail/frame_pool.hpp>
 #include <ouro/runtime/detail/timer_node.hpp>
@@ -81,8 +81,8 @@ class OURO_EXPORT CallbackNode : public FrameHeader, public ReadyNode {
   void (*call_)(CallbackNode&);
   void (*drop_)(CallbackNode&) noexcept;
   std::uint32_t bytes_;
-  std::atomic<std::uint32_t> refs_{1};
-  std::atomic<State> state_{pending};
+  Atomic<std::uint32_t> refs_{1};
+  Atomic<State> state_{pending};
   bool threadsafe_;
 };
 

@@ -19,7 +19,6 @@
 // Waiters are told in the order of registration, and each only becomes ready: nothing of the user's runs in between.
 #pragma once
 
-#include <atomic>
 #include <coroutine>
 #include <cstddef>
 #include <cstdint>
@@ -31,6 +30,7 @@
 
 #include <ouro/runtime/clock.hpp>
 #include <ouro/runtime/config.hpp>
+#include <ouro/runtime/detail/atomic.hpp>
 #include <ouro/runtime/detail/frame_pool.hpp>
 #include <ouro/runtime/detail/ready_queue.hpp>
 
@@ -213,12 +213,12 @@ struct LoopState {
   // pairs with the acquire of the loop that takes the chain); only the loop's thread stores the special values. All
   // decisions are exchanges on this one word, so they have one order: exactly one poster replaces `asleep()`, and that
   // one must unpark; a poster that came before makes the loop's own exchange to `asleep()` fail.
-  alignas(64) std::atomic<ReadyNode*> inbox{nullptr};
+  alignas(64) Atomic<ReadyNode*> inbox{nullptr};
 
   // Posters that are about to unpark. Raised before the exchange that replaces `asleep()`, lowered (release) after
   // unpark(); the loop's destructor shuts the inbox and then waits for zero (acquire), so that the Parker outlives
   // them.
-  std::atomic<std::uint32_t> posters{0};
+  Atomic<std::uint32_t> posters{0};
 
   Parker* parker = nullptr;  // constant while the loop lives
 };

@@ -26,11 +26,11 @@
 // After that no thread of an executor touches the loop, its state or its parker.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <string>
 
 #include <ouro/runtime/config.hpp>
+#include <ouro/runtime/detail/atomic.hpp>
 #include <ouro/runtime/detail/core.hpp>
 
 namespace ouro::detail {
@@ -87,7 +87,7 @@ class OURO_EXPORT Errand : public FrameHeader, public ReadyNode, public Waitee {
   // The loop has no use for it any more. False if it is on its way back.
   bool let_go(bool cancelled) noexcept;
 
-  std::atomic<State> state_{State::out};
+  Atomic<State> state_{State::out};
   // What its thread sent home three and eight errands ago: hints, never followed.
   const void* before_[2];
   LoopState* home_;
