@@ -20,7 +20,7 @@ RUNTIME = [
     ("F1", ["parker", "detail/core", "detail/result", "detail/callback_node", "detail/gather_state",
             "detail/generator_state", "detail/errand", "events", "awaitable"]),
     ("F2", ["coroutine", "futures", "concurrent_future", "tasks", "generators"]),
-    ("F3", ["timer_wheel", "inject_queue", "drive", "report", "bury", "inbox.cpp"]),
+    ("F3", ["timer_wheel", "inject_queue", "steal_deque", "idle_workers", "drive", "report", "bury", "inbox.cpp"]),
     ("F4", ["executors", "thread_pool", "thread_parker", "base_event_loop", "core.cpp", "futures.cpp", "tasks.cpp",
             "generators.cpp", "errand.cpp", "report.cpp", "thread_pool.cpp", "executors.cpp", "close.cpp"]),
     ("F5", ["sleep", "gather", "map", "gather.cpp", "sleep.cpp", "threads", "shutdown"]),
@@ -33,7 +33,7 @@ IO = [
     ("I6", ["ouro"]),
 ]
 # Headers of src/, which no public header may see.
-PRIVATE = {"runtime": {"timer_wheel", "inject_queue", "drive", "report", "thread_pool"},
+PRIVATE = {"runtime": {"timer_wheel", "inject_queue", "steal_deque", "idle_workers", "drive", "report", "thread_pool"},
            "io": {"fd", "ring", "operation", "proactor"}}
 
 WIDTH = 120
