@@ -6,11 +6,11 @@
 // accesses to `top_` and `bottom_` that the proof needs are sequentially consistent, which is as fast, and which
 // ThreadSanitizer sees.
 //
-// The elements are [top, bottom). `top_` only grows, and whoever raises it by a compare-and-swap has taken that element.
-// The owner takes the newest without one if there are at least two: it lowers `bottom_` first, then reads `top_`; a
-// thief reads `top_` first, then `bottom_`. In the one order of these four accesses either the owner sees the thief's
-// raised `top_`, or the thief sees the lowered `bottom_` and leaves the element alone. The last element is decided by
-// the compare-and-swap.
+// The elements are [top, bottom). `top_` only grows, and whoever raises it by a compare-and-swap has taken that
+// element. The owner takes the newest without one if there are at least two: it lowers `bottom_` first, then reads
+// `top_`; a thief reads `top_` first, then `bottom_`. In the one order of these four accesses either the owner sees the
+// thief's raised `top_`, or the thief sees the lowered `bottom_` and leaves the element alone. The last element is
+// decided by the compare-and-swap.
 //
 // Parking. A push ends with a sequentially consistent store, and empty() is made of such loads: so of a worker that
 // pushes and then looks who sleeps, and one that says that it sleeps and then looks at the deques, one sees the other
