@@ -26,7 +26,7 @@ RUNTIME = [
     ("F5", ["sleep", "gather", "map", "gather.cpp", "sleep.cpp", "threads", "shutdown"]),
 ]
 IO = [
-    ("I0", ["errors", "fd", "ring"]),
+    ("I0", ["errors", "fd", "ring", "cgroup", "processors"]),
     ("I1", ["operation", "ring.cpp", "proactor"]),
     ("I3", ["event_loop"]),
     ("I5", ["policies", "event_loop.cpp", "runners"]),
@@ -34,7 +34,7 @@ IO = [
 ]
 # Headers of src/, which no public header may see.
 PRIVATE = {"runtime": {"timer_wheel", "inject_queue", "steal_deque", "idle_workers", "drive", "report", "thread_pool"},
-           "io": {"fd", "ring", "operation", "proactor"}}
+           "io": {"fd", "cgroup", "ring", "operation", "proactor"}}
 
 WIDTH = 120
 LINES = {"header": 450, "source": 500, "test": 600}

@@ -377,6 +377,7 @@ void* allocate_small_frame(std::size_t list_offset) {
   const auto ahead = reinterpret_cast<std::uintptr_t>(*(top - prefetch_distance));  // some word, near the bottom
   __builtin_prefetch(reinterpret_cast<const void*>(ahead), 1);
   __builtin_prefetch(reinterpret_cast<const void*>(ahead + 64), 1);
+  __builtin_prefetch(reinterpret_cast<const void*>(ahead + 128), 1);
   return frame;
 }
 

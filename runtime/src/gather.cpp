@@ -100,6 +100,7 @@ void GatherState::run_fixed(void* header) {
       const auto ahead = reinterpret_cast<std::uintptr_t>(children[i + 12]);  // nullptr for a future: harmless
       __builtin_prefetch(reinterpret_cast<const void*>(ahead - sizeof(FrameHeader)), 1);
       __builtin_prefetch(reinterpret_cast<const void*>(ahead + sizeof(FutureState)), 1);
+      __builtin_prefetch(reinterpret_cast<const void*>(ahead + sizeof(FutureState) + 64), 1);
     }
     if (OURO_LIKELY(!child->has(flag_gathered))) {
       self.adopt_child(*child, i, flag_started);

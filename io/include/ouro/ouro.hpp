@@ -4,6 +4,7 @@
 #include <ouro/io/errors.hpp>
 #include <ouro/io/event_loop.hpp>
 #include <ouro/io/policies.hpp>
+#include <ouro/io/processors.hpp>
 #include <ouro/io/runners.hpp>
 #include <ouro/runtime/awaitable.hpp>
 #include <ouro/runtime/base_event_loop.hpp>
