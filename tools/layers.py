@@ -23,7 +23,7 @@ RUNTIME = [
     ("F3", ["timer_wheel", "inject_queue", "steal_deque", "idle_workers", "drive", "report", "bury", "inbox.cpp"]),
     ("F4", ["executors", "thread_pool", "thread_parker", "base_event_loop", "core.cpp", "futures.cpp", "tasks.cpp",
             "generators.cpp", "errand.cpp", "report.cpp", "thread_pool.cpp", "executors.cpp", "close.cpp"]),
-    ("F5", ["sleep", "gather", "map", "gather.cpp", "sleep.cpp", "threads", "shutdown"]),
+    ("F5", ["sleep", "gather", "map", "gather.cpp", "gather_cancel", "sleep.cpp", "threads", "shutdown"]),
 ]
 IO = [
     ("I0", ["errors", "fd", "ring", "cgroup", "processors"]),

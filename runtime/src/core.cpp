@@ -210,6 +210,7 @@ bool complete(FutureState& state) noexcept {
   if (state.has(flag_linked)) unlink_task(state);
   if (--state.refs != 0) return false;
   retire(state);
+  state.home->current = nullptr;  // the frame goes, and the destructors of its arguments may ask
   return true;
 }
 
@@ -284,13 +285,10 @@ void owe_cancel(FutureState& task) noexcept {
   if (!task.has(flag_started)) task.leaf = &cancelled_before_start;
 }
 
-namespace {
-
 FutureState* awaited_by(const FutureState& state) noexcept {
   return state.has(flag_task) && state.waiting_on ? state.waiting_on->forward() : nullptr;
 }
 
-// Tasks that wait for each other in a ring: one of them, or nullptr if the chain that begins with `first` has an end.
 FutureState* find_ring(FutureState& first) noexcept {
   FutureState* mark = &first;
   std::uint64_t steps = 0;
@@ -304,13 +302,6 @@ FutureState* find_ring(FutureState& first) noexcept {
     }
   }
   return nullptr;
-}
-
-}  // namespace
-
-void count_cancel(FutureState& task, const std::string& message) noexcept {
-  remember_message(task, message);
-  if (task.cancel_requests != 0xffff) ++task.cancel_requests;
 }
 
 bool cancel(FutureState& first, const std::string& message) noexcept {

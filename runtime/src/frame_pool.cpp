@@ -64,6 +64,7 @@ struct ThreadPool {
   char* slab;
   char* slab_end;
   bool registered;
+  bool reaped;  // the thread is ending: nothing stays here any more
   bool has_slab;
   ThreadPool* next;  // in the depot's list of live pools
   ThreadPool* prev;
@@ -88,11 +89,13 @@ struct Depot {
   std::uint64_t cut = 0;  // by threads that ended
 };
 
+void forget_other_threads() noexcept;
+
 Depot& depot() noexcept {
   alignas(Depot) static std::byte storage[sizeof(Depot)];
   static Depot* instance = [] {
     // A child that is forked while another thread holds the lock would wait for it for ever.
-    ::pthread_atfork([] { depot().mutex.lock(); }, [] { depot().mutex.unlock(); }, [] { depot().mutex.unlock(); });
+    ::pthread_atfork([] { depot().mutex.lock(); }, [] { depot().mutex.unlock(); }, &forget_other_threads);
     return new (storage) Depot;
   }();
   return *instance;
@@ -116,6 +119,18 @@ std::uint64_t held(const ThreadPool& by) noexcept {
     if (const Magazine* spare = read(by.spares[c])) frames += read(spare->count);
   }
   return frames;
+}
+
+// In a forked child, with the lock held: the other threads are gone, and their pools with their stacks. What they held
+// is lost; it is not alive.
+void forget_other_threads() noexcept {
+  Depot& shared = depot();
+  for (const ThreadPool* other = shared.pools; other; other = other->next) {
+    if (other != &pool) shared.cut += other->cut - held(*other);
+  }
+  shared.pools = pool.registered && !pool.reaped ? &pool : nullptr;
+  pool.next = pool.prev = nullptr;
+  shared.mutex.unlock();
 }
 
 // Takes the magazine out of the list of class `c`, and says in it how many frames it holds.
@@ -180,7 +195,7 @@ struct Reaper {
     (pool.prev ? pool.prev->next : shared.pools) = pool.next;
     if (pool.next) pool.next->prev = pool.prev;
     pool = ThreadPool{};
-    pool.registered = true;  // frees by later thread_local destructors stay uncounted
+    pool.registered = pool.reaped = true;
   }
 };
 
@@ -274,8 +289,27 @@ void cut_frames(std::size_t c) {
   write(pool.cut, pool.cut + count);
 }
 
+// The thread's other objects are destroyed after its pool: each frame comes from the depot or the heap, and goes to the
+// depot.
+void* allocate_late(std::size_t c) {
+  Depot& shared = depot();
+  if (void* stray = take_stray(shared, c)) return stray;
+  void* memory = ::operator new((c + 1) * class_bytes);  // it becomes one of the pool's
+  std::scoped_lock lock(shared.mutex);
+  ++shared.cut;
+  return memory;
+}
+
+void free_late(void* memory, std::size_t c) noexcept {
+  Depot& shared = depot();
+  std::scoped_lock lock(shared.mutex);
+  shared.strays[c] = ::new (memory) StrayFrame{shared.strays[c]};
+  ++shared.frames;
+}
+
 // The list of class `c` is empty: a frame from the spare magazine, the depot, or a slab.
 void* refill(std::size_t c) {
+  if (OURO_UNLIKELY(pool.reaped)) return allocate_late(c);
   register_thread();
   FreeList& list = pool.lists[c];
   if (list.top == list.bottom) {
@@ -300,6 +334,7 @@ void* refill(std::size_t c) {
 
 // The list of class `c` is full: its magazine becomes the spare one, and a full one that was goes to the depot.
 void put_away(void* memory, std::size_t c) noexcept {
+  if (OURO_UNLIKELY(pool.reaped)) return free_late(memory, c);
   register_thread();
   FreeList& list = pool.lists[c];
   if (list.top == list.limit) {
@@ -308,12 +343,7 @@ void put_away(void* memory, std::size_t c) noexcept {
     Magazine* full = nullptr;
     if (empty && empty->count != 0) full = std::exchange(empty, nullptr);
     if (!empty) empty = new_magazine(shared);
-    if (!empty) {
-      std::scoped_lock lock(shared.mutex);
-      shared.strays[c] = ::new (memory) StrayFrame{shared.strays[c]};
-      ++shared.frames;
-      return;
-    }
+    if (!empty) return free_late(memory, c);
     write(pool.spares[c], unload(c));
     load(c, *empty);
     if (full) {
@@ -353,17 +383,30 @@ OURO_NOINLINE void free_slowly(void* memory, std::size_t c) noexcept {
 
 }  // namespace
 
-void* allocate_large_frame(std::size_t bytes) {
+namespace {
+
+void count_large(std::uint64_t change) noexcept {
   register_thread();
+  if (OURO_UNLIKELY(pool.reaped)) {
+    Depot& shared = depot();
+    std::scoped_lock lock(shared.mutex);
+    shared.cut += change;
+  } else {
+    write(pool.cut, pool.cut + change);
+  }
+}
+
+}  // namespace
+
+void* allocate_large_frame(std::size_t bytes) {
   void* memory = ::operator new(bytes);
-  write(pool.cut, pool.cut + 1);
+  count_large(1);
   pool.counted += pool.counters != 0;
   return memory;
 }
 
 void free_large_frame(void* memory, std::size_t bytes) noexcept {
-  register_thread();
-  write(pool.cut, pool.cut - 1);
+  count_large(~std::uint64_t{0});
   ::operator delete(memory, bytes);
 }
 
@@ -406,7 +449,7 @@ FrameCounter::FrameCounter() noexcept {
 }
 
 FrameCounter::~FrameCounter() {
-  if (--pool.counters == 0) hide_all();
+  if (!pool.reaped && --pool.counters == 0) hide_all();
 }
 
 std::uint64_t FrameCounter::count() const noexcept { return pool.counted - before_; }

@@ -70,6 +70,7 @@ void GatherState::start_future(GatherNode& node) noexcept {
 
 // A child that was cancelled, through its handle, before it could start: its body never runs a line.
 void GatherState::end_unstarted(FutureState& child) noexcept {
+  home->current = nullptr;
   child.clear(flag_must_cancel);
   child.set_outcome(outcome_cancelled);
   if (return_exceptions) {
@@ -108,6 +109,7 @@ void GatherState::run_fixed(void* header) {
       self.end_unstarted(*child);
       continue;
     } else {
+      child->leaf = child->frame();  // a cancellation that was called off may have replaced it
       child->set(flag_started);
     }
     loop.current = child;
@@ -123,6 +125,7 @@ void GatherState::run_fixed(void* header) {
 
 void GatherState::runner_done() noexcept {
   if (fixed) {
+    home->current = nullptr;  // destructors run, and the last child may be gone
     // Aborted: what has not been started never is.
     for (std::uint32_t i = next_child; i < count; ++i) {
       if (children && children[i]) {
@@ -180,48 +183,9 @@ void GatherState::fail(std::exception_ptr exception) noexcept {
   abort();
   if (!cancel_requested) {
     cancel_children(std::string(), false);
-    let_go_of_futures();
+    if (walked == Walked::no) let_go_of_futures();
   }
   if (OURO_UNLIKELY(starved)) refill();
-}
-
-bool GatherState::cancel_own(const std::string& message, bool also_futures, GatherState**& last) noexcept {
-  bool any = false;
-  const auto cancel_one = [&](FutureState& child) {
-    GatherState* inner = nullptr;
-    any = cancel_up_to_gather(child, message, inner) || any;
-    if (!inner || inner->to_cancel) return;
-    inner->to_cancel = true;
-    inner->next_to_cancel = nullptr;
-    *last = inner;
-    last = &inner->next_to_cancel;
-  };
-  for (std::uint32_t i = 0; i < listed; ++i) {
-    if (children[i] && children[i]->has(flag_started)) cancel_one(*children[i]);
-  }
-  if (also_futures && nodes) {
-    for (std::uint32_t i = 0; i < count; ++i) {
-      if (nodes[i].future) cancel_one(*nodes[i].future);
-    }
-  }
-  return any;
-}
-
-// Gathers at which the way down from a child ends form a list, so that gathers in gathers need no stack.
-bool GatherState::cancel_children(const std::string& message, bool also_futures) noexcept {
-  GatherState* list = nullptr;
-  GatherState** last = &list;
-  const bool any = cancel_own(message, also_futures, last);
-  while (GatherState* inner = list) {
-    const bool unstarted = inner->has_unstarted();
-    inner->begin_cancel(message);
-    if (!inner->cancel_own(message, true, last) && !unstarted) owe_cancel(*inner->parent);
-    if (OURO_UNLIKELY(inner->starved)) inner->refill();
-    list = inner->next_to_cancel;
-    inner->to_cancel = false;
-    if (!list) last = &list;
-  }
-  return any;
 }
 
 void GatherState::begin_cancel(const std::string& message) noexcept {
@@ -247,11 +211,14 @@ bool GatherState::cancel_all(const std::string& message) noexcept {
 void GatherState::let_go_of_futures() noexcept {
   if (!nodes) return;
   for (std::uint32_t i = 0; i < count; ++i) {
-    if (!nodes[i].linked) continue;
-    nodes[i].linked = false;
-    unlink_waiter(*nodes[i].future, nodes[i]);
-    if (waiting) --pending;
+    if (nodes[i].linked) let_go_of(nodes[i]);
   }
+}
+
+void GatherState::let_go_of(GatherNode& node) noexcept {
+  node.linked = false;
+  unlink_waiter(*node.future, node);
+  if (waiting) --pending;
 }
 
 void GatherState::notified(Waiter& waiter, FutureState&) noexcept {

@@ -305,5 +305,24 @@ TEST(DepthTest, GathersOfTasksInARowAreCancelled) {
   });
 }
 
+// Each gather fails because the future before it is cancelled, and cancels the next.
+Coroutine<> link(Future<>& before, Future<>& next) {
+  const auto wait = [](Future<>& future) -> Coroutine<> { co_await future; };
+  co_await gather(before, wait(next));
+}
+
+TEST(DepthTest, GathersLinkedByFuturesFailOneAfterTheOther) {
+  on_small_stack([](BaseEventLoop& loop) {
+    std::vector<Future<>> futures;
+    for (int i = 0; i <= depth; ++i) futures.push_back(loop.create_future<>());
+    std::vector<Task<>> tasks;
+    for (std::size_t i = 0; i < depth; ++i) tasks.push_back(loop.create_task(link(futures[i], futures[i + 1])));
+    turns(loop, 4);
+    EXPECT_TRUE(futures[0].cancel());
+    turns(loop, 4);
+    for (const Task<>& task : tasks) ASSERT_TRUE(task.cancelled());
+  });
+}
+
 }  // namespace
 }  // namespace ouro

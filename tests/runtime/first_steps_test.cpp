@@ -187,5 +187,24 @@ TEST_F(FirstStepsTest, AFirstStepThatEndsAtAnAwaiterOfTheUsersIsDestroyedWithThe
   take_reports();
 }
 
+// A handle to a child that has not run, through which it is cancelled and called back.
+TEST_F(FirstStepsTest, AChildWhoseCancellationWasCalledOffRunsAsAnyOther) {
+  int alive = 0;
+  const auto probe = []() -> Coroutine<int> {
+    for (AnyTask& task : all_tasks()) {
+      if (task != current_task() && task.get_stack().empty() && task.cancel()) task.uncancel();
+    }
+    co_return 0;
+  };
+  const auto parent = [&](int& count) -> Coroutine<> { co_await gather(probe(), stuck_inside(count)); };
+  Task<> task = loop.create_task(parent(alive));
+  turn(4);
+  EXPECT_EQ(alive, 2);
+  task = {};
+  destroy_loop();
+  EXPECT_EQ(alive, 0);
+  take_reports();
+}
+
 }  // namespace
 }  // namespace ouro

@@ -7,9 +7,12 @@
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
+#include <latch>
 #include <set>
 #include <thread>
 #include <vector>
+
+#include "support/child.hpp"
 
 namespace ouro::detail {
 namespace {
@@ -135,6 +138,64 @@ TEST(FramePoolTest, ThreadsThatExchangeFramesLoseNone) {
   EXPECT_EQ(frames_alive(), before + 700 + 800 + 900 + 1000);
   for (const auto& frames : given) free_all(frames, bytes);
   EXPECT_EQ(frames_alive(), before);
+}
+
+// Objects of a thread that are destroyed after its pool.
+struct Late {
+  ~Late() {
+    if (held) free_frame(held, 100);
+    for (; allocations > 0; --allocations) free_frame(allocate_frame(100), 100);
+    if (large) free_frame(large, 5000);
+  }
+  void* held = nullptr;
+  void* large = nullptr;
+  int allocations = 0;
+};
+thread_local Late late;
+
+TEST(FramePoolTest, NothingIsLostBehindTheEndOfAThread) {
+  const std::vector<void*> frames = allocate_many(5000, 100);
+  std::thread([&] { free_all(frames, 100); }).join();  // the depot has whole magazines
+  const std::uint64_t before = frames_alive();
+  for (int i = 0; i < 4; ++i) {
+    std::thread([] {
+      late.allocations = 3;
+      free_frame(allocate_frame(2000), 2000);
+    }).join();
+    EXPECT_EQ(frames_alive(), before);
+    std::thread([] {
+      late.held = nullptr;
+      late.held = allocate_frame(100);
+      late.large = allocate_frame(5000);
+    }).join();
+    EXPECT_EQ(frames_alive(), before);
+  }
+}
+
+TEST(FramePoolTest, AForkedChildKnowsOfNoThreadButItsOwn) {
+  if (OURO_TSAN) GTEST_SKIP() << "a child of several threads starts none there";
+  std::latch ready(8);
+  std::latch go(1);
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 8; ++i) {
+    threads.emplace_back([&] {
+      free_all(allocate_many(10, 100), 100);
+      ready.count_down();
+      go.wait();
+    });
+  }
+  ready.wait();
+  const std::uint64_t before = frames_alive();
+  EXPECT_TRUE(test::in_child([before] {
+    for (int round = 0; round < 3; ++round) {
+      std::vector<std::thread> own;
+      for (int i = 0; i < 8; ++i) own.emplace_back([] { free_all(allocate_many(10, 100), 100); });
+      for (std::thread& thread : own) thread.join();
+    }
+    return frames_alive() == before;
+  }));
+  go.count_down();
+  for (std::thread& thread : threads) thread.join();
 }
 
 }  // namespace

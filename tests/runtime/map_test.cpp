@@ -327,6 +327,32 @@ TEST_F(MapTest, AnErrorOfTheIterationEndsIt) {
   EXPECT_EQ(test::thrown_by([&] { run(map(twice, at_the_begin)); }), "exception: begun");
 }
 
+struct ThrowingEnd {
+  friend bool operator==(const std::vector<int>::const_iterator& at, const ThrowingEnd&) {
+    if (*at == 2) throw std::runtime_error("compared");
+    return false;
+  }
+};
+
+TEST_F(MapTest, AnErrorOfTheComparisonWithTheEndEndsIt) {
+  const std::vector<int> numbers{0, 1, 2, 3};
+  const auto make = [](int i) -> Coroutine<int> { co_return i; };
+  const auto range = std::ranges::subrange(numbers.begin(), ThrowingEnd());
+  EXPECT_EQ(test::thrown_by([&] { run(map(make, range)); }), "exception: compared");
+}
+
+TEST_F(MapTest, AbortedItTakesNoFurtherElement) {
+  std::istringstream stream("1 2 3 4");
+  const auto make = [](int i) -> Coroutine<int> {
+    if (i == 2) throw std::runtime_error("two");
+    co_return i;
+  };
+  EXPECT_EQ(test::thrown_by([&] { run(map(make, std::views::istream<int>(stream))); }), "exception: two");
+  int next = 0;
+  stream >> next;
+  EXPECT_EQ(next, 3);
+}
+
 TEST_F(MapTest, CancelledBeforeAnyChildStartedNoneIsMade) {
   auto f = [this](int) -> Coroutine<> {
     log("made");

@@ -157,12 +157,10 @@ class CoroutinePromiseBase : public FutureResult<T> {
     if (state & flag_nested) return FinalAwaiter(false);
     if constexpr (has_plain_slot<T>) {
       if (state == (direct_child | outcome_value)) {
-        give_to_slot<T>(*this);
-        return FinalAwaiter(true);
+        return FinalAwaiter(give_to_slot<T>(*this));
       }
       if (state == (first_step_child | outcome_value)) {
-        give_to_slot_at_once<T>(*this);
-        return FinalAwaiter(true);
+        return FinalAwaiter(give_to_slot_at_once<T>(*this));
       }
     }
     return FinalAwaiter(!complete_quietly(*this) && end_task<T>(*this));

@@ -80,10 +80,17 @@ class MapAwaiter final : public GatherState {
 
   static void run(void* leaf) {
     auto& self = *static_cast<MapAwaiter*>(static_cast<GatherState*>(static_cast<FrameHeader*>(leaf)));
-    if (self.run_children()) self.runner_done();
+    bool finished = true;
+    try {
+      finished = self.run_children();
+    } catch (...) {
+      self.fail(std::current_exception());
+    }
+    if (finished) self.runner_done();
   }
 
   // Starts children as long as it may. True if there is nothing more to start, ever.
+  // Throws: what f and the range throw.
   bool run_children() {
     LoopState& loop = *this->home;
     const unsigned stage = flag_task | flag_gathered | flag_started | this->child_flags;
@@ -92,13 +99,7 @@ class MapAwaiter final : public GatherState {
     loop.current = this->parent;  // f and the range run in the name of the task that called map
     while (!(position == end)) {
       if (OURO_UNLIKELY(made_ >= this->brake) && !may_start()) return !this->starved;
-      FutureState* child = nullptr;
-      try {
-        child = make();
-      } catch (...) {
-        fail(std::current_exception());
-        return true;
-      }
+      FutureState* const child = make();
       child->leaf = child->frame();
       child->home = &loop;
       child->gather = this;
@@ -110,12 +111,8 @@ class MapAwaiter final : public GatherState {
       drive_here(child->leaf);
       loop.current = this->parent;
       if (!this->ended_at_once) list(*child);
-      try {
-        ++position;  // only now, because the element of an input range may go with it
-      } catch (...) {
-        fail(std::current_exception());
-        return true;
-      }
+      if (OURO_UNLIKELY(this->aborting)) return true;
+      ++position;  // only now, because the element of an input range may go with it
       if (--loop.budget == 0) {
         loop.budget = 1;
         loop.batch.push_front(*this);
@@ -133,12 +130,7 @@ class MapAwaiter final : public GatherState {
       this->starved = true;
       return false;
     }
-    try {
-      if (made_ == room_) make_room();
-    } catch (...) {
-      fail(std::current_exception());
-      return false;
-    }
+    if (made_ == room_) make_room();
     this->brake = made_ + std::min<std::uint64_t>(room_ - made_, limit_ - running);
     return true;
   }

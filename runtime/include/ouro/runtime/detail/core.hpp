@@ -192,6 +192,7 @@ struct LoopState {
   FutureState* tasks = nullptr;              // the linked tasks, newest first
   GatherState* gathers = nullptr;            // the gathers in flight, newest first: they list their own children
   AsyncGeneratorState* asyncgens = nullptr;  // the generators that have started and not ended, newest first
+  class CancelWalk* cancel_walk = nullptr;   // over the gathers below one that is being cancelled or has failed
   AsyncGeneratorState* closing_asyncgens = nullptr;  // of these the ones that a task closes
   bool asyncgens_shut_down = false;                  // one that starts from now on is reported
   std::uint32_t last_number = 0;                     // of default task names
@@ -295,7 +296,10 @@ LoopState* set_running_state(LoopState* loop) noexcept;
 void link_task(FutureState& state) noexcept;
 void reset_unstarted(FutureState& task) noexcept;
 void delete_rare(FutureState& state) noexcept;
-void count_cancel(FutureState& task, const std::string& message) noexcept;
+// What a suspended task waits for, if that is a future or a task.
+FutureState* awaited_by(const FutureState& state) noexcept;
+// Tasks that wait for each other in a ring: one of them, or nullptr if the chain that begins with `first` has an end.
+FutureState* find_ring(FutureState& first) noexcept;
 void release_loop_state(LoopState& home) noexcept;
 void destroy_nested(FutureState& outermost) noexcept;
 // Destroys a suspended task, innermost frames first: the children of its gathers before it. Without recursion.

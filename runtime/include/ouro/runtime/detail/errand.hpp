@@ -89,7 +89,7 @@ class OURO_EXPORT Errand : public FrameHeader, public ReadyNode, public Waitee {
 
   Atomic<State> state_{State::out};
   // What its thread sent home three and eight errands ago: hints, never followed.
-  const void* before_[2];
+  const void* before_[2] = {};
   LoopState* home_;
   FutureState* future_;  // one reference; the loop's thread only
 };

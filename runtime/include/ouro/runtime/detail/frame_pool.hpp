@@ -35,8 +35,8 @@ inline void free_frame(void* memory, std::size_t bytes) noexcept {
                              : free_large_frame(memory, bytes);
 }
 
-// The ledger: how many frames are alive, whichever thread allocated them. Exact when no other thread allocates or frees
-// meanwhile.
+// The ledger: how many frames are alive, whichever thread allocated them.
+// Requires: no other thread allocates or frees meanwhile; else the number means nothing.
 OURO_EXPORT std::uint64_t frames_alive() noexcept;
 
 // Counts the allocations of the thread that made it, large and small, while it lives. They take the long way then.

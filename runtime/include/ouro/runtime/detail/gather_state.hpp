@@ -56,6 +56,7 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   // Somebody holds a handle to a child that is done: it lives on as any task.
   void keep_child(FutureState& child) noexcept;
   bool let_go(FutureState& child) noexcept {
+    home->current = nullptr;  // the frame goes, and the destructors of its arguments may ask
     if (OURO_LIKELY(child.refs == 0)) return true;
     keep_child(child);
     return false;
@@ -106,6 +107,7 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   FutureState* take_suspended_child() noexcept;
 
  protected:
+  friend class CancelWalk;
   explicit GatherState(void (*run)(void*)) noexcept
       : FrameHeader{run, &never_destroyed}, ReadyNode{nullptr, nullptr}, Waitee(gather_kind) {}
   GatherState(GatherState&& other) noexcept
@@ -143,10 +145,9 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   bool has_unstarted() const noexcept { return fixed ? next_child < count : pending > 0; }
   // Cancels the started children, and with `also_futures` the caller's. True if any accepted.
   bool cancel_children(const std::string& message, bool also_futures) noexcept;
-  // The same, but gathers at which that ends go to a list, at its end `last`.
-  bool cancel_own(const std::string& message, bool also_futures, GatherState**& last) noexcept;
   void begin_cancel(const std::string& message) noexcept;
   void let_go_of_futures() noexcept;
+  void let_go_of(GatherNode& node) noexcept;
   static void notified(Waiter& self, FutureState& done) noexcept;
   void future_done(GatherNode& node) noexcept;
 
@@ -171,8 +172,11 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   bool starved = false;         // the runner left because the limit was reached: the next child that ends queues it
   std::exception_ptr first_error;
   std::string cancel_message;
-  bool to_cancel = false;  // in the list of cancel_children:
-  GatherState* next_to_cancel = nullptr;
+  // In the list of a CancelWalk.
+  enum class Walked : std::uint8_t { no, to_fail, to_cancel, done };
+  Walked walked = Walked::no;
+  GatherState* next_walked = nullptr;
+  GatherState* came_from = nullptr;
   // With return_exceptions: the children that were cancelled before their first step. Their typed slots wait for the
   // awaiter.
   std::vector<std::pair<std::uint32_t, std::exception_ptr>> unrun;
@@ -275,22 +279,37 @@ template <class T>
 void store_plainly(GatherState& gather, FutureResult<T>& child, std::uint32_t index) noexcept {
   if constexpr (!std::is_void_v<T>) static_cast<T*>(gather.slots)[index] = static_cast<T&&>(child.value());
 }
-// flag_direct: a child of a gather.
+// Storing a value may run an assignment of the user's, which may get hold of the task.
 template <class T>
-void give_to_slot(FutureResult<T>& child) noexcept {
+bool held_meanwhile(const FutureResult<T>& child) noexcept {
+  if constexpr (std::is_void_v<T> || std::is_trivially_move_assignable_v<T>) {
+    return false;
+  } else {
+    return !child.has(flag_direct) && !child.has(flag_first_step);
+  }
+}
+// flag_direct: a child of a gather. True if its frame is to go.
+template <class T>
+bool give_to_slot(FutureResult<T>& child) noexcept {
   GatherState& gather = *child.gather;
   FutureState** const children = gather.children;
   const std::uint32_t index = child.child.index;
   store_plainly<T>(gather, child, index);
   children[index] = nullptr;
   if (--gather.pending == 0) gather.finish();
+  if (OURO_UNLIKELY(held_meanwhile<T>(child))) return gather.let_go(child);
+  child.home->current = nullptr;  // as let_go()
+  return true;
 }
-// flag_first_step: a child of a map. The runner looks.
+// flag_first_step: a child of a map. The runner looks. True if its frame is to go.
 template <class T>
-void give_to_slot_at_once(FutureResult<T>& child) noexcept {
+bool give_to_slot_at_once(FutureResult<T>& child) noexcept {
   GatherState& gather = *child.gather;
   store_plainly<T>(gather, child, child.child.index);
   gather.ended_at_once = true;
+  if (OURO_UNLIKELY(held_meanwhile<T>(child))) return gather.let_go(child);
+  child.home->current = nullptr;
+  return true;
 }
 
 }  // namespace ouro::detail
