@@ -59,7 +59,7 @@ std::string base_name(const char* path) {
 
 // "ouro::detail::post_to" of "bool ouro::detail::post_to(LoopState&, ReadyNode&)".
 std::string short_name(std::string signature) {
-  const std::size_t with = signature.find(" [with");
+  const std::size_t with = signature.find(" [");  // g++ writes " [with T = int]", clang " [T = int]"
   if (with != std::string::npos) signature.resize(with);
   const std::size_t open = signature.rfind('(');
   std::size_t end = open == std::string::npos ? signature.size() : open;
