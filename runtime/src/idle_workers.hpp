@@ -10,18 +10,19 @@
 //   2. A worker that has nothing to do becomes a searcher (begin_search()), unless half of the workers are ones
 //      already, and looks at everything.
 //   3. A searcher that finds work says so (found()). If it was the last and there may be more, it does what a pusher
-//      would do: pushers relied on it. So wake-ups go from worker to worker, and never more than one at a time.
+//      would do: pushers relied on it. So wake-ups go from worker to worker, one after the other.
 //   4. A worker that finds nothing sets its bit, and leaves the searching, in one step (fall_asleep()); then it looks
 //      at everything once more; then it parks. If that look finds work, or when it comes out of the park for a reason
 //      of its own, it takes its bit away itself (wake_up()), and searches again. If the bit is gone, somebody is waking
 //      it: it has been counted as searching then, and the unpark, which is latched, comes or has come.
 //
-// No wake-up is lost. Work X is made visible by a sequentially consistent store or a read-modify-write (push), and then
-// the word is read; a worker changes the word in step 4, and then reads what step 1 wrote: all sequentially consistent.
-// So either the pusher sees the sleeper's bit, or the sleeper sees X (Dekker's pattern). If the pusher did nothing
-// because somebody searched: that one finds work, and step 3 looks whether X is still there after it has left the
-// searching; or it finds none, and step 4 looks at X after it has left the searching. The last of the searchers to
-// leave comes after the pusher's load in the order of the word's changes, so its look sees X.
+// No wake-up is lost. Work X is made visible by a sequentially consistent store or read-modify-write (a push; one that
+// only releases is not enough: a queue of another make needs a counter beside it), and then the word is read; a worker
+// changes the word in step 4, and then reads what step 1 wrote: all sequentially consistent. So either the pusher sees
+// the sleeper's bit, or the sleeper sees X (Dekker's pattern). If the pusher did nothing because somebody searched:
+// that one finds work, and step 3 looks whether X is still there after it has left the searching; or it finds none, and
+// step 4 looks at X after it has left the searching. The last of the searchers to leave comes after the pusher's load
+// in the order of the word's changes, so its look sees X.
 //
 // That a worker is busy does not help: it may stay so for long. So the last to fall asleep looks again like any other.
 #pragma once

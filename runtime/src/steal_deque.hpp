@@ -69,7 +69,8 @@ class StealDeque {
         element = nullptr;
       }
     }
-    bottom_.store(bottom + 1, std::memory_order_relaxed);
+    // Release: a thief that reads it has everything from before, whatever it then takes.
+    bottom_.store(bottom + 1, std::memory_order_release);
     return element;
   }
 
