@@ -8,6 +8,8 @@
 
 #define OURO_EXPORT __attribute__((visibility("default")))
 #define OURO_NOINLINE __attribute__((noinline))
+// For what is shorter than a call, where a large translation unit makes the compiler save on it.
+#define OURO_INLINE __attribute__((always_inline))
 #define OURO_LIKELY(x) __builtin_expect(static_cast<bool>(x), 1)
 #define OURO_UNLIKELY(x) __builtin_expect(static_cast<bool>(x), 0)
 

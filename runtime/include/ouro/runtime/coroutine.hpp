@@ -152,7 +152,7 @@ class CoroutinePromiseBase : public FutureResult<T> {
 
   Coroutine<T> get_return_object() noexcept { return Coroutine<T>(this); }
   std::suspend_always initial_suspend() const noexcept { return {}; }
-  [[gnu::always_inline]] FinalAwaiter final_suspend() noexcept {
+  OURO_INLINE FinalAwaiter final_suspend() noexcept {
     const unsigned state = this->flags;
     if (state & flag_nested) return FinalAwaiter(false);
     if constexpr (has_plain_slot<T>) {

@@ -95,8 +95,8 @@ Task<T> schedule_later(LoopState* home, Coroutine<T>& coroutine, const TaskOptio
 
 // Eager starts are in line, because the calls would often cost as much as the task.
 template <class T>
-[[gnu::always_inline]] inline Task<T> schedule(LoopState* home, Coroutine<T>&& coroutine, const TaskOptions& options,
-                                               std::source_location where) {
+OURO_INLINE inline Task<T> schedule(LoopState* home, Coroutine<T>&& coroutine, const TaskOptions& options,
+                                    std::source_location where) {
   if (OURO_UNLIKELY(!coroutine)) throw_awaited_twice();
   if (options.eager_start && options.name.empty()) {
     if (!home) home = running_state();

@@ -160,11 +160,15 @@ struct FutureState : ReadyNode {
   bool has(Flag flag) const noexcept { return (flags & flag) != 0; }
   // Always stored whole, and loaded as that. Left to itself a compiler stores the one byte that changed, or loads the
   // neighbours too, and a load that is wider than a store before it waits until that has left the store buffer.
-  void set_flags(unsigned all) noexcept { __atomic_store_n(&flags, static_cast<std::uint16_t>(all), __ATOMIC_RELAXED); }
-  unsigned all_flags() const noexcept { return __atomic_load_n(&flags, __ATOMIC_RELAXED); }
-  void set(unsigned bits) noexcept { set_flags(all_flags() | bits); }
-  void clear(unsigned bits) noexcept { set_flags(all_flags() & ~bits); }
-  void set_outcome(Flag ending) noexcept { set_flags((all_flags() & ~static_cast<unsigned>(outcome_mask)) | ending); }
+  OURO_INLINE void set_flags(unsigned all) noexcept {
+    __atomic_store_n(&flags, static_cast<std::uint16_t>(all), __ATOMIC_RELAXED);
+  }
+  OURO_INLINE unsigned all_flags() const noexcept { return __atomic_load_n(&flags, __ATOMIC_RELAXED); }
+  OURO_INLINE void set(unsigned bits) noexcept { set_flags(all_flags() | bits); }
+  OURO_INLINE void clear(unsigned bits) noexcept { set_flags(all_flags() & ~bits); }
+  OURO_INLINE void set_outcome(Flag ending) noexcept {
+    set_flags((all_flags() & ~static_cast<unsigned>(outcome_mask)) | ending);
+  }
 
   // The address of the frame that this record is the promise of (or of what imitates it).
   void* frame() noexcept { return reinterpret_cast<char*>(this) - sizeof(FrameHeader); }
@@ -332,7 +336,7 @@ inline void set_stage(FutureState& state, std::uint32_t refs, unsigned flags) no
 // go.
 OURO_EXPORT bool complete(FutureState& state) noexcept;
 // The usual end of a task that nobody waits for yet. True if it was that, and the frame stays.
-inline bool complete_quietly(FutureState& state) noexcept {
+OURO_INLINE inline bool complete_quietly(FutureState& state) noexcept {
   if (state.flags == (flag_task | flag_started | flag_first_step | outcome_value)) {
     state.set_flags(flag_task | flag_started | flag_done | outcome_value);
     return true;

@@ -276,7 +276,7 @@ inline constexpr unsigned direct_child = flag_task | flag_gathered | flag_starte
 inline constexpr unsigned first_step_child = flag_task | flag_gathered | flag_started | flag_first_step;
 
 template <class T>
-void store_plainly(GatherState& gather, FutureResult<T>& child, std::uint32_t index) noexcept {
+OURO_INLINE inline void store_plainly(GatherState& gather, FutureResult<T>& child, std::uint32_t index) noexcept {
   if constexpr (!std::is_void_v<T>) static_cast<T*>(gather.slots)[index] = static_cast<T&&>(child.value());
 }
 // Storing a value may run an assignment of the user's, which may get hold of the task.
@@ -290,7 +290,7 @@ bool held_meanwhile(const FutureResult<T>& child) noexcept {
 }
 // flag_direct: a child of a gather. True if its frame is to go.
 template <class T>
-bool give_to_slot(FutureResult<T>& child) noexcept {
+OURO_INLINE inline bool give_to_slot(FutureResult<T>& child) noexcept {
   GatherState& gather = *child.gather;
   FutureState** const children = gather.children;
   const std::uint32_t index = child.child.index;
@@ -303,7 +303,7 @@ bool give_to_slot(FutureResult<T>& child) noexcept {
 }
 // flag_first_step: a child of a map. The runner looks. True if its frame is to go.
 template <class T>
-bool give_to_slot_at_once(FutureResult<T>& child) noexcept {
+OURO_INLINE inline bool give_to_slot_at_once(FutureResult<T>& child) noexcept {
   GatherState& gather = *child.gather;
   store_plainly<T>(gather, child, child.child.index);
   gather.ended_at_once = true;
