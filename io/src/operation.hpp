@@ -107,7 +107,7 @@ class OperationList {
 };
 
 // The kernel passes an operation from the thread that starts it to the thread that reaps it, and orders the two;
-// ThreadSanitizer does not see that. These two calls are the only places that tell it.
+// ThreadSanitizer does not see that. These two are what tells it.
 inline void publish_to_kernel([[maybe_unused]] void* operation) noexcept {
 #if OURO_TSAN
   __tsan_release(operation);

@@ -53,6 +53,7 @@
 #include <ouro/runtime/exceptions.hpp>
 
 #include "fd.hpp"
+#include "operation.hpp"
 
 namespace ouro::detail {
 
@@ -221,6 +222,14 @@ Ring::Ring(unsigned entries) : queues_(std::make_unique<Queues>()) {
 
 Ring::~Ring() { close(Closer::owner); }
 
+namespace {
+
+// The pages that one thread's ring gives back may be the next ones that the kernel gives to another's. It orders the
+// two, but liburing maps them by system calls that ThreadSanitizer does not see.
+char mappings;
+
+}  // namespace
+
 void Ring::set_up(unsigned entries) {
   const RingFeatures allowed = allowed_features();
   unsigned allowed_flags = 0;
@@ -240,6 +249,7 @@ void Ring::set_up(unsigned entries) {
     if (error != ENOMEM || entries / 2 < entries_min) break;
   }
   if (error != 0) throw_setup_failed(error, entries);
+  take_from_kernel(&mappings);
 
   const io_uring& ring = queues_->ring;
   fd_ = enter_fd_ = ring.ring_fd;
@@ -282,6 +292,7 @@ void Ring::close(Closer closer) noexcept {
       slot.offset = static_cast<__u32>(enter_fd_);
       static_cast<void>(::io_uring_register(static_cast<unsigned>(fd_), IORING_UNREGISTER_RING_FDS, &slot, 1));
     }
+    publish_to_kernel(&mappings);
     ::io_uring_queue_exit(&queues_->ring);
   }
   fd_ = enter_fd_ = -1;
