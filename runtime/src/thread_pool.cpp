@@ -179,7 +179,7 @@ Job* ThreadPoolExecutor::Pool::Worker::take() noexcept {
 }
 
 // A thread that is faster than those who submit would look at the queue after each job, and so take the lines of the
-// queue, the word and the job away from them while they write: 70 ns a job where 20 would do. So it waits for several.
+// queue, the word and the job away from them while they write. So it waits for several.
 // A longer wait has to pay: who awaits each job before the next would only wait longer.
 void ThreadPoolExecutor::Pool::Worker::adapt_pause(std::size_t size) noexcept {
   if (size < detail::batch_jobs / 2) {
