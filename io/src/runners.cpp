@@ -13,10 +13,13 @@
 #include <vector>
 
 #include <ouro/io/policies.hpp>
+#include <ouro/io/processors.hpp>
 #include <ouro/runtime/events.hpp>
 #include <ouro/runtime/futures.hpp>
 #include <ouro/runtime/generators.hpp>
 #include <ouro/runtime/shutdown.hpp>
+
+#include "crew.hpp"
 
 namespace ouro {
 namespace {
@@ -95,6 +98,13 @@ Coroutine<> await_all(std::vector<AnyTask> tasks) {
 
 }  // namespace
 
+Runner::Runner(RunOptions options) : options_(options) {
+  if (options_.workers == 0) options_.workers = static_cast<unsigned>(process_cpu_count());
+  if (options_.workers > detail::most_workers) {
+    throw ValueError("run: " + std::to_string(options_.workers) + " workers: a group has 48 at most");
+  }
+}
+
 Runner::~Runner() {
   try {
     close();
@@ -116,13 +126,10 @@ void Runner::check_usable() const {
 EventLoop& Runner::get_loop() {
   if (closed_) throw RuntimeError("Runner is closed");
   if (!loop_) {
-    std::unique_ptr<EventLoop> made = options_.loop_factory ? options_.loop_factory() : new_event_loop();
-    if (!made) throw RuntimeError("the loop factory gave no loop");
-    made->parker().poll();  // what the system denies it denies here, before there is a task
+    std::unique_ptr<EventLoop> made = detail::make_worker_loop(options_);
+    if (options_.workers != 1) crew_ = std::make_unique<Crew>(options_, *made);
     loop_ = std::move(made);
     if (!options_.loop_factory) set_event_loop(loop_.get());
-    if (options_.debug) loop_->set_debug(*options_.debug);
-    if (options_.spin) loop_->set_spin(*options_.spin);
   }
   return *loop_;
 }
@@ -131,12 +138,13 @@ void Runner::run_main(detail::FutureState& task) {
   Interruptible interruptible(*loop_, task);
   loop_->run_until_done(task);
   if (interruptible.cancelled() && task.cancelled()) {
-    if (task.cancel_requests > 0) --task.cancel_requests;
-    if (task.cancel_requests == 0) throw KeyboardInterrupt();
+    detail::add_ref(task);
+    if (AnyTask(detail::FutureHandle(task)).uncancel() == 0) throw KeyboardInterrupt();
   }
 }
 
 void Runner::cancel_all_tasks() {
+  if (crew_) return crew_->cancel_all_tasks(*loop_);
   std::vector<AnyTask> tasks = all_tasks(*loop_);
   if (tasks.empty()) return;
   for (AnyTask& task : tasks) task.cancel();
@@ -164,6 +172,7 @@ void Runner::close() {
     ~Close() {
       EventLoop& loop = *runner.loop_;
       try {
+        if (runner.crew_) runner.crew_->leave(loop);
         loop.close();
         if (!runner.options_.loop_factory) set_event_loop(nullptr);
       } catch (...) {

@@ -34,34 +34,23 @@
 
 #include "drive.hpp"
 #include "report.hpp"
+#include "shared.hpp"
 #include "timer_wheel.hpp"
+#include "turns.hpp"
+#include "worker.hpp"
 
 namespace ouro {
 namespace {
 
-constexpr std::uint32_t looks_every = 61;
+using detail::looks_every;
+using detail::prefetch_frame;
+using detail::shortest_spin;
+
 constexpr std::chrono::nanoseconds default_spin = std::chrono::microseconds(50);
-constexpr std::chrono::nanoseconds shortest_spin = std::chrono::microseconds(2);
 
 bool debug_from_environment() noexcept {
   const char* value = std::getenv("OURO_DEBUG");
   return value && *value != '\0' && !(value[0] == '0' && value[1] == '\0');
-}
-
-// Of a task; harmless for anything else, and for nullptr.
-inline void prefetch_frame(const detail::ReadyNode* node) noexcept {
-  const std::uintptr_t frame = reinterpret_cast<std::uintptr_t>(node) - sizeof(detail::FrameHeader);
-  __builtin_prefetch(reinterpret_cast<const void*>(frame));
-  __builtin_prefetch(reinterpret_cast<const void*>(frame + 64));
-  __builtin_prefetch(reinterpret_cast<const void*>(frame + 128));
-}
-
-void pause() noexcept {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
 }
 
 }  // namespace
@@ -92,7 +81,11 @@ BaseEventLoop::~BaseEventLoop() {
   state_->timers = nullptr;
   state_->parker = nullptr;
   state_->loop = nullptr;
-  if (state_->live == 0) delete state_;
+  if (state_->worker) {
+    detail::leave_group(*state_);
+  } else if (state_->live == 0) {
+    delete state_;
+  }
 }
 
 void BaseEventLoop::throw_closed() {
@@ -105,8 +98,20 @@ void BaseEventLoop::check_runnable() const {
   if (detail::running_state()) throw RuntimeError("Cannot run the event loop while another loop is running");
 }
 
-void BaseEventLoop::stop() noexcept {
+void BaseEventLoop::stop() {
+  if (state_->worker) {
+    throw RuntimeError("stop() on a loop in a group", "the group's loops end together, when run() ends");
+  }
+  end_run();
+}
+
+void BaseEventLoop::end_run() noexcept {
   stopping_ = true;
+  state_->attention = true;
+}
+
+void BaseEventLoop::interrupt_with(std::exception_ptr exception) noexcept {
+  state_->interrupt = std::move(exception);
   state_->attention = true;
 }
 
@@ -130,25 +135,11 @@ void BaseEventLoop::run_forever() {
       detail::set_running_state(nullptr);
     }
   } running(*this);
-  run_turns();
-}
-
-inline void BaseEventLoop::run_node(detail::ReadyNode& node) {
-  if (OURO_UNLIKELY(state_->debug)) return run_node_debug(node);
-  state_->current = static_cast<detail::FutureState*>(&node);
-  detail::drive_inline(node.leaf);
-}
-
-// Runs what is left of the batch, within the budget. True if that was all.
-inline bool BaseEventLoop::run_chunk() {
-  detail::LoopState& s = *state_;
-  while (!s.batch.empty()) {
-    detail::ReadyNode* node = s.batch.pop_front();
-    prefetch_frame(node->next);
-    run_node(*node);
-    if (--s.budget == 0) return s.batch.empty();
+  if (state_->worker) {
+    run_group_turns();
+  } else {
+    run_turns();
   }
-  return true;
 }
 
 void BaseEventLoop::run_turns() {
@@ -254,12 +245,20 @@ void BaseEventLoop::look() {
       s.ready = ready;
     }
   } apart(s, events_);
+  if (s.worker) s.worker->looking = true;
   parker_->poll();
+  if (s.worker) s.worker->looking = false;
   fire_timers();
   if (s.inbox.load(std::memory_order_relaxed)) take_inbox(s.inbox.exchange(nullptr, std::memory_order_acquire));
   if (apart.ready.empty() && s.ready.empty() && s.batch.empty() && none_found() && !stopping_ &&
       !interrupted_.load(std::memory_order_relaxed)) {  // one that came since: poll() has taken its wake-up
-    wait_for_work();
+    if (!s.worker) {
+      wait_for_work();
+    } else if (!has_floating()) {
+      s.worker->looking = true;
+      search_for_work();
+      s.worker->looking = false;
+    }
     fire_timers();
   }
 }
@@ -301,7 +300,7 @@ bool BaseEventLoop::spin(TimePoint deadline) {
       spin_now_ = spin_longest_;
       return true;
     }
-    for (int i = 0; i < 4; ++i) pause();
+    detail::pause_for(4);
     if (time() >= end) break;
     std::this_thread::yield();  // who is to wake us may share this processor, and would not run otherwise
   }
@@ -328,28 +327,42 @@ void BaseEventLoop::fire_timers() noexcept {
   if (s.timers->size() == 0) return;
   const TimePoint now = time();
   std::uint32_t left = looks_every;
+  detail::ReadyQueue floating;
   while (detail::TimerNode* timer = s.timers->pop_due(now)) {
     if (timer->kind == detail::timer_of_task) {
-      static_cast<detail::FutureState*>(timer->target)->waiting_on = nullptr;
+      auto& task = *static_cast<detail::FutureState*>(timer->target);
+      if (OURO_UNLIKELY(task.floating())) {
+        floating.push_back(task);  // waiting_on: see shared.hpp
+        if (--left == 0) break;
+        continue;
+      }
+      task.waiting_on = nullptr;
     }
     due_.push_back(*timer->target);
     if (--left == 0) break;
   }
+  if (OURO_UNLIKELY(!floating.empty())) push_due(floating);
 }
 
 void BaseEventLoop::run_until_done(detail::FutureState& state) {
-  if (state.home != state_)
+  if (&detail::home_of(state) != state_ && !(state_->worker && detail::home_of(state).worker &&
+                                             &state_->worker->group == &detail::home_of(state).worker->group))
     throw ValueError("The future belongs to a different loop than the one specified as the loop argument");
   struct Stop : detail::Waiter {
     explicit Stop(BaseEventLoop& loop) {
       next = prev = nullptr;
-      auto callback = [&loop] { loop.stop(); };
+      auto callback = [&loop] { loop.end_run(); };
       using Node = detail::TypedCallbackNode<decltype(callback)>;
-      node = Node::make(loop.state(), std::source_location(), false, callback);
-      notify = [](detail::Waiter& self, detail::FutureState& done) noexcept {
+      node = Node::make(loop.state(), std::source_location(), loop.state().worker != nullptr, callback);
+      notify = [](detail::Waiter& self, detail::FutureState&) noexcept {
         auto& stop = static_cast<Stop&>(self);
         stop.node->add_ref();
-        done.home->ready.push_back(*stop.node);
+        if (detail::running_loop == stop.node->home) {
+          stop.node->home->ready.push_back(*stop.node);
+        } else if (!detail::post_to(*stop.node->home, *stop.node)) {
+          stop.node->abandon();
+        }
+        stop.told.store(true, std::memory_order_release);
       };
     }
     ~Stop() {
@@ -357,19 +370,28 @@ void BaseEventLoop::run_until_done(detail::FutureState& state) {
       node->drop_ref();
     }
     detail::CallbackNode* node;
+    detail::Atomic<bool> told{false};  // by another thread of the group, maybe: it has touched this for the last time
   } stop(*this);
-  if (state.done()) {
-    stop.notify(stop, state);
-  } else {
+  const bool shared = state.has(detail::flag_shared);
+  const bool linked = shared ? detail::link_shared_waiter(state, stop) : !state.done();
+  if (!linked) {
+    stop.node->add_ref();
+    state_->ready.push_back(*stop.node);
+  } else if (!shared) {
     detail::link_waiter(state, stop);
   }
   struct Unlink {
     Stop& stop;
     detail::FutureState& state;
+    bool linked;
     ~Unlink() {
-      if (stop.next) detail::unlink_waiter(state, stop);
+      if (!state.has(detail::flag_shared)) {
+        if (stop.next) detail::unlink_waiter(state, stop);
+      } else if (linked && !detail::unlink_shared_waiter(state, stop)) {
+        while (!stop.told.load(std::memory_order_acquire)) std::this_thread::yield();
+      }
     }
-  } unlink{stop, state};
+  } unlink{stop, state, linked};
   try {
     run_forever();
   } catch (...) {
@@ -391,6 +413,14 @@ void BaseEventLoop::arm(detail::CallbackNode& node, TimePoint when) noexcept {
   const TimePoint now = time();
   state_->timers->insert(node.timer, now);
   if (when <= now) state_->attention = true;
+}
+
+void BaseEventLoop::arm_unless_cancelled(detail::CallbackNode& node) noexcept {
+  if (node.is_cancelled()) {
+    node.drop_ref();
+  } else {
+    arm(node, node.when);
+  }
 }
 
 void BaseEventLoop::raise_interrupt() noexcept {
@@ -415,17 +445,26 @@ void BaseEventLoop::set_task_factory(TaskFactory factory) {
 }
 
 void BaseEventLoop::set_default_executor(std::shared_ptr<Executor> executor) {
+  if (detail::Worker* worker = state_->worker; worker && worker->index != 0) {
+    return worker->group.workers.front()->state.loop->set_default_executor(std::move(executor));
+  }
+  const auto hold = detail::lock_group(*state_);
   if (!executor) throw ValueError("set_default_executor: the executor is null");
   executor_ = std::move(executor);
 }
 
 Executor& BaseEventLoop::default_executor() {
+  if (detail::Worker* worker = state_->worker; worker && worker->index != 0) {
+    return worker->group.workers.front()->state.loop->default_executor();
+  }
+  const auto hold = detail::lock_group(*state_);
   if (executor_shut_down_) throw RuntimeError("Executor shutdown has been called");
   if (!executor_) executor_ = std::make_shared<ThreadPoolExecutor>();
   return *executor_;
 }
 
 std::shared_ptr<Executor> BaseEventLoop::take_default_executor() noexcept {
+  const auto hold = detail::lock_group(*state_);
   executor_shut_down_ = true;
   return std::exchange(executor_, nullptr);
 }

@@ -5,7 +5,13 @@
 // else uses any more.
 #include <ouro/runtime/detail/core.hpp>
 
+#include <string>
+
+#include <ouro/runtime/base_event_loop.hpp>
+
 #include "drive.hpp"
+#include "shared.hpp"
+#include "worker.hpp"
 
 namespace ouro::detail {
 
@@ -13,7 +19,7 @@ namespace {
 
 void bury_one(LoopState& home, FutureState& task) noexcept {
   if (task.has(flag_gathered)) {
-    if (task.refs == 0) {
+    if (handles_of(task) == 0) {
       destroy_suspended(task);
       return;
     }
@@ -22,7 +28,8 @@ void bury_one(LoopState& home, FutureState& task) noexcept {
     task.set(flag_done);
     task.clear(flag_gathered);
     task.waiters = nullptr;
-    ++home.live;
+    count_record(home);
+    if (task.has(flag_shared)) leave_shared(task);
     return;
   }
   destroy_nested(task);
@@ -30,7 +37,12 @@ void bury_one(LoopState& home, FutureState& task) noexcept {
   task.set(flag_done);
   task.waiting_on = nullptr;
   if (task.waiters) notify_waiters(task);  // nobody wakes; callbacks go now, and not with the last handle
-  drop_ref(task);
+  if (task.has(flag_shared)) {
+    leave_shared(task);
+    destroy_left_over();
+  } else {
+    drop_ref(task);
+  }
 }
 
 }  // namespace
@@ -50,6 +62,31 @@ void bury(LoopState& home, FutureState& task) noexcept {
     top = top->next;
     bury_one(home, state);
   }
+}
+
+void bury_tasks(WorkerGroup& group) noexcept {
+  std::size_t pending = 0;
+  ExceptionContext context;
+  while (FutureState* task = group.tasks.take_any()) {
+    if (pending++ == 0) {
+      try {
+        context.task = name_of(*task);
+        context.created = task->created;
+      } catch (...) {
+        context.task.clear();
+      }
+    }
+    bury(home_of(*task), *task);
+  }
+  if (pending == 0) return;
+  try {
+    context.message = pending == 1
+                          ? "Task was destroyed but it is pending!"
+                          : std::to_string(pending) + " tasks were destroyed but they are pending! One of them:";
+  } catch (...) {
+    context.message.clear();
+  }
+  group.workers.front()->state.loop->call_exception_handler(context);
 }
 
 }  // namespace ouro::detail

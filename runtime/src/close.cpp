@@ -42,6 +42,11 @@ void BaseEventLoop::drop_callbacks() noexcept {
   }
 }
 
+void BaseEventLoop::forget_queues() noexcept {
+  take_inbox(state_->inbox.exchange(nullptr, std::memory_order_acquire));
+  drop_callbacks();
+}
+
 void BaseEventLoop::destroy_tasks() noexcept {
   std::size_t pending = 0;
   ExceptionContext context;

@@ -17,6 +17,8 @@
 
 #include "drive.hpp"
 #include "report.hpp"
+#include "shared.hpp"
+#include "worker.hpp"
 
 namespace ouro::detail {
 
@@ -26,10 +28,6 @@ constinit thread_local LoopState* running_loop = nullptr;
 namespace {
 
 constinit thread_local LoopState* driven_loop = nullptr;  // by run_forever on this thread
-
-FutureState& state_at(void* frame) noexcept {
-  return *reinterpret_cast<FutureState*>(static_cast<char*>(frame) + sizeof(FrameHeader));
-}
 
 void destroy_frame(void* frame) noexcept { std::coroutine_handle<>::from_address(frame).destroy(); }
 
@@ -122,7 +120,11 @@ Rare& rare_of(FutureState& state) {
   auto* rare = new Rare;
   rare->number = static_cast<std::uint32_t>(state.rare >> 1);
   state.rare = reinterpret_cast<std::uintptr_t>(rare);
-  state.set(flag_belongings);
+  if (state.has(flag_shared)) {
+    __atomic_fetch_or(&state.cancel_word, word_belongings, __ATOMIC_RELAXED);
+  } else {
+    state.set(flag_belongings);
+  }
   return *rare;
 }
 
@@ -137,11 +139,12 @@ void delete_rare(FutureState& state) noexcept {
 }
 
 std::string name_of(FutureState& state) {
+  MaybeLock lock(state);
   const Rare* rare = state.rare ? rare_if(state) : nullptr;
   if (rare && rare->named) return rare->name;
   std::uint32_t number = rare ? rare->number : static_cast<std::uint32_t>(state.rare >> 1);
   if (number == 0) {
-    number = ++state.home->last_number;
+    number = new_number(*state.home);
     if (state.rare) {
       rare_of(state).number = number;
     } else {
@@ -152,6 +155,7 @@ std::string name_of(FutureState& state) {
 }
 
 void set_name(FutureState& state, std::string_view name) {
+  MaybeLock lock(state);
   Rare& rare = rare_of(state);
   rare.name = name;
   rare.named = true;
@@ -159,7 +163,10 @@ void set_name(FutureState& state, std::string_view name) {
 
 // ---- Becoming and being a task ----
 
-void count_record(LoopState& home) noexcept { ++home.live; }
+void count_record(LoopState& home) noexcept {
+  if (OURO_UNLIKELY(home.worker != nullptr)) return count_record_in_group(home);
+  ++home.live;
+}
 
 void link_task(FutureState& state) noexcept {
   LoopState& home = *state.home;
@@ -183,9 +190,24 @@ void unlink_task(FutureState& state) noexcept {
 
 namespace {
 
+void end_unstarted(void*);
+
+// A floating task, whose leaf a canceller cannot replace.
+bool is_cancelled_unstarted(FutureState& task) noexcept {
+  if (!task.floating()) return false;
+  RecordLock lock(task);
+  if (lock.word() & word_due) {
+    lock.clear(word_due);
+    return true;
+  }
+  Worker* worker = home_of(task).worker;
+  return worker->group.unstarted_cancelled.load(std::memory_order_relaxed);
+}
+
 // The leaf of a task that has not run: from here on it has started.
 void begin_task(void*) {
   FutureState& state = *driven_loop->current;
+  if (OURO_UNLIKELY(state.has(flag_shared)) && is_cancelled_unstarted(state)) return end_unstarted(nullptr);
   state.set(flag_started);
   state.leaf = state.frame();
   std::coroutine_handle<>::from_address(state.leaf).resume();
@@ -198,12 +220,14 @@ constinit const FrameHeader first_step{&begin_task, nullptr};
 void retire(FutureState& state) noexcept;
 
 void settle(FutureState& state) noexcept {
+  if (OURO_UNLIKELY(state.has(flag_shared))) return settle_shared(state);
   if (state.outcome() == outcome_exception) state.set(flag_unretrieved);
   state.set(flag_done);
   notify_waiters(state);
 }
 
 bool complete(FutureState& state) noexcept {
+  if (OURO_UNLIKELY(state.has(flag_shared))) return complete_shared(state);
   if (state.outcome() == outcome_exception) state.set(flag_unretrieved);
   state.set(flag_done);
   if (state.waiters) notify_waiters(state);
@@ -214,11 +238,17 @@ bool complete(FutureState& state) noexcept {
   return true;
 }
 
+bool same_group(const FutureState& a, const FutureState& b) noexcept {
+  const Worker* one = home_of(a).worker;
+  const Worker* other = home_of(b).worker;
+  return one && other && &one->group == &other->group;
+}
+
 void prepare_await(FutureState& task, FutureState& awaited) {
   if (OURO_UNLIKELY(&task == &awaited)) {
     throw RuntimeError("Task cannot await on itself: " + name_of(task));
   }
-  if (OURO_UNLIKELY(task.home != awaited.home)) {
+  if (OURO_UNLIKELY(&home_of(task) != &home_of(awaited)) && !same_group(task, awaited)) {
     throw RuntimeError("Task " + name_of(task) + " got a future attached to a different loop",
                        "await it on its own loop, or use run_coroutine_threadsafe and wrap_future");
   }
@@ -235,6 +265,7 @@ bool caught_cancellation(FutureState& state) noexcept {
     static_assert(sizeof(exception) == sizeof(error));
     std::memcpy(&error, &exception, sizeof(error));
     try {
+      MaybeLock lock(state);
       if (!error->message().empty()) {
         rare_of(state).cancel_message = error->message();
       } else if (const Rare* rare = state.rare ? rare_if(state) : nullptr; rare && !rare->cancel_message.empty()) {
@@ -263,10 +294,16 @@ void end_unstarted(void*) {
   FutureState& state = *loop.current;
   state.clear(flag_must_cancel);
   state.set_outcome(outcome_cancelled);
-  if (complete(state)) destroy_frame(state.frame());
+  if (complete(state)) {
+    destroy_frame(state.frame());
+  } else if (state.has(flag_shared)) {
+    leave_shared(state);
+  }
 }
 
 constinit FrameHeader cancelled_before_start{&end_unstarted, nullptr};
+
+}  // namespace
 
 void remember_message(FutureState& state, const std::string& message) noexcept {
   const Rare* rare = state.rare ? rare_if(state) : nullptr;
@@ -277,8 +314,6 @@ void remember_message(FutureState& state, const std::string& message) noexcept {
     // Without memory the cancellation goes on without its message.
   }
 }
-
-}  // namespace
 
 void owe_cancel(FutureState& task) noexcept {
   task.set(flag_must_cancel);
@@ -305,6 +340,7 @@ FutureState* find_ring(FutureState& first) noexcept {
 }
 
 bool cancel(FutureState& first, const std::string& message) noexcept {
+  if (OURO_UNLIKELY(home_of(first).worker != nullptr)) return cancel_shared(first, message);
   GatherState* gather = nullptr;
   const bool accepted = cancel_up_to_gather(first, message, gather);
   if (gather) gather->cancel_or_owe(message);
@@ -313,6 +349,7 @@ bool cancel(FutureState& first, const std::string& message) noexcept {
 
 bool cancel_up_to_gather(FutureState& first, const std::string& message, GatherState*& gather) noexcept {
   if (first.done()) return false;
+  if (OURO_UNLIKELY(home_of(first).worker != nullptr)) return cancel_shared(first, message);
   FutureState* const ring = find_ring(first);
   FutureState* state = &first;
   for (;;) {
@@ -324,7 +361,7 @@ bool cancel_up_to_gather(FutureState& first, const std::string& message, GatherS
       if (source) source->cancel(*state, message);
       return true;
     }
-    if (state->cancel_requests != 0xffff) ++state->cancel_requests;
+    count_request(*state);
     if (OURO_UNLIKELY(state->home->closed)) return true;  // a destructor asks: the close is about to destroy the task
     Waitee* waitee = state->waiting_on;
     if (!waitee) {
@@ -343,8 +380,13 @@ bool cancel_up_to_gather(FutureState& first, const std::string& message, GatherS
 
 void throw_cancelled(FutureState& task) {
   task.clear(flag_must_cancel | flag_deliver_cancel);
-  const Rare* rare = task.rare ? rare_if(task) : nullptr;
-  throw CancelledError(rare ? rare->cancel_message : std::string());
+  std::string message;
+  {
+    MaybeLock lock(task);
+    const Rare* rare = task.rare ? rare_if(task) : nullptr;
+    if (rare) message = rare->cancel_message;
+  }
+  throw CancelledError(message);
 }
 
 void reset_unstarted(FutureState& task) noexcept {
@@ -370,108 +412,6 @@ std::exception_ptr exception_or_cancellation(FutureState& state) {
   }
   const Rare* rare = state.rare ? rare_if(state) : nullptr;
   return std::make_exception_ptr(CancelledError(rare ? rare->cancel_message : std::string()));
-}
-
-// ---- The end ----
-
-namespace {
-
-void report_unretrieved(FutureState& state) noexcept {
-  state.clear(flag_unretrieved);
-  ++state.refs;  // the handler may look at it
-  ExceptionContext context;
-  try {
-    context.message =
-        state.has(flag_task) ? "Task exception was never retrieved" : "Future exception was never retrieved";
-    context.exception = exception_of(state);
-    if (state.has(flag_task)) context.task = name_of(state);
-    context.created = state.created;
-    report_error(*state.home, context);
-  } catch (...) {
-    std::fputs("ouro: out of memory while reporting an exception that was never retrieved\n", stderr);
-  }
-  --state.refs;
-}
-
-}  // namespace
-
-void retire(FutureState& state) noexcept {
-  if (OURO_UNLIKELY(state.has(flag_unretrieved))) report_unretrieved(state);
-  --state.home->live;
-}
-
-namespace {
-
-OURO_NOINLINE void settle_debts(FutureState& state) noexcept {
-  // Dropped while pending: nobody awaits it, for awaiters hold references; its callbacks go with it.
-  if (state.waiters) notify_waiters(state);
-  if (state.has(flag_unretrieved)) report_unretrieved(state);
-}
-
-}  // namespace
-
-namespace {
-
-// What the frame held, tasks that held tasks say, follows one by one and not inside each other.
-OURO_NOINLINE void destroy_doomed(LoopState& home) noexcept {
-  home.destroying = true;
-  while (ReadyNode* next = home.doomed) {
-    home.doomed = next->next;
-    destroy_frame(static_cast<FutureState*>(next)->frame());
-    --home.live;
-  }
-  home.destroying = false;
-}
-
-}  // namespace
-
-void destroy(FutureState& state) noexcept {
-  LoopState& home = *state.home;
-  if (OURO_UNLIKELY(state.waiters != nullptr || state.has(flag_unretrieved))) {
-    if (state.has(flag_gathered)) return;  // its gather owns it still; the count was of handles alone
-    settle_debts(state);
-  }
-  if (OURO_UNLIKELY(home.destroying)) {
-    state.next = home.doomed;
-    home.doomed = &state;
-    return;
-  }
-  home.destroying = true;
-  destroy_frame(state.frame());
-  home.destroying = false;
-  if (OURO_UNLIKELY(home.doomed != nullptr)) destroy_doomed(home);
-  if (OURO_UNLIKELY(--home.live == 0)) release_loop_state(home);
-}
-
-void destroy_unstarted(FutureState& coroutine) noexcept {
-  if (OURO_UNLIKELY(coroutine.refs != 0)) return drop_ref(coroutine);  // a task factory kept a handle and threw
-  if (!coroutine.has(flag_task)) report_never_awaited(coroutine);
-  destroy_frame(coroutine.frame());
-}
-
-void destroy_nested(FutureState& outermost) noexcept {
-  if (outermost.has(flag_foreign) || !outermost.has(flag_started)) return;
-  void* frame = outermost.leaf;
-  while (frame != outermost.frame()) {
-    NestedAwaiter* awaiter = state_at(frame).awaiter;
-    void* parent = awaiter->parent.address();
-    awaiter->child = nullptr;
-    destroy_frame(frame);
-    frame = parent;
-  }
-  outermost.leaf = outermost.frame();
-}
-
-void destroy_suspended(FutureState& outermost) noexcept {
-  destroy_nested(outermost);
-  destroy_frame(outermost.frame());
-}
-
-void report_never_awaited(const FutureState& state) noexcept {
-  const LoopState* loop = running_state();
-  if (OURO_LIKELY(!loop || !loop->debug)) return;
-  std::fprintf(stderr, "ouro: coroutine '%s' was never awaited (%s:%u)\n", state.created.function_name(),
-               state.created.file_name(), state.created.line());
 }
 
 }  // namespace ouro::detail

@@ -7,6 +7,8 @@
 
 #include <ouro/runtime/futures.hpp>
 
+#include "shared.hpp"
+
 namespace ouro::detail {
 
 void Errand::set_out() noexcept {
@@ -109,7 +111,15 @@ void Errand::returned(void* leaf) {
   }
   errand.home_->current = nullptr;
   unlink(*errand.home_, future);
-  if (!future.done()) {
+  if (OURO_UNLIKELY(future.has(flag_shared))) {
+    // Another worker may be cancelling it.
+    if (errand.cancelled_) {
+      detail::cancel(future, std::string());
+    } else if (claim(future)) {
+      errand.deliver(future);
+      settle(future);
+    }
+  } else if (!future.done()) {
     if (errand.cancelled_) {
       detail::cancel(future, std::string());
     } else {

@@ -7,7 +7,10 @@
 #include <ouro/runtime/base_event_loop.hpp>
 #include <ouro/runtime/events.hpp>
 
+#include "drive.hpp"
 #include "report.hpp"
+#include "shared.hpp"
+#include "worker.hpp"
 
 namespace ouro {
 namespace detail {
@@ -62,6 +65,10 @@ void CallbackNode::report_failure(const std::string& detail) noexcept {
 
 void CallbackNode::cancel() noexcept {
   if (!begin(cancelled)) return;
+  if (threadsafe_ && running_state() != home) {
+    drop_(*this);  // the loop will find it cancelled
+    return;
+  }
   if (timer.armed()) {
     disarm_timer(*home, timer);
     drop_(*this);
@@ -88,35 +95,83 @@ void CallbackNode::free(CallbackNode& node) noexcept {
 
 void notify_done_waiter(Waiter& self, FutureState& done) noexcept {
   auto& waiter = static_cast<DoneWaiter&>(self);
-  if (!done.done() || done.home->closed) {
+  LoopState& home = *waiter.node->home;
+  if (!done.done() || home.closed) {
     waiter.node->abandon();
     return;
   }
   add_ref(done);
   waiter.future = &done;
-  done.home->ready.push_back(*waiter.node);
+  CallbackNode& node = *waiter.node;
+  if (OURO_LIKELY(!done.has(flag_shared)) || running_loop == &home) {
+    home.ready.push_back(node);
+  } else if (!post_to(home, node)) {
+    node.abandon();
+  }
 }
+
+LoopState& callback_home(FutureState& state) noexcept {
+  LoopState* here = running_state();
+  return state.has(flag_shared) && here && here->worker ? *here : *state.home;
+}
+
+namespace {
+
+// In a group several threads add callbacks to one future.
+std::uint64_t new_callback_number(FutureState& state) noexcept {
+  if (!state.has(flag_shared)) return ++state.home->last_callback;
+  static Atomic<std::uint64_t> last{0};
+  return last.fetch_add(1, std::memory_order_relaxed) + 1;
+}
+
+}  // namespace
 
 CallbackToken add_done_waiter(FutureState& state, DoneWaiter& waiter, CallbackNode& node) {
   waiter.notify = &notify_done_waiter;
   waiter.node = &node;
-  waiter.id = ++state.home->last_callback;
+  waiter.id = new_callback_number(state);
   const CallbackToken token{waiter.id};
   if (state.home->closed) {
     node.abandon();
     throw RuntimeError("Event loop is closed");
   }
-  if (state.done()) {
+  if (state.has(flag_shared) ? !link_shared_waiter(state, waiter) : state.done()) {
     waiter.next = waiter.prev = nullptr;
     notify_done_waiter(waiter, state);
-  } else {
+  } else if (!state.has(flag_shared)) {
     link_waiter(state, waiter);
   }
   return token;
 }
 
+namespace {
+
+// Takes one callback out, and gives it; nullptr if none is left that has the token, or the function.
+DoneWaiter* take_done_waiter(FutureState& state, CallbackToken token, void (*function)()) noexcept {
+  RecordLock lock(state);
+  Waiter* waiter = state.done() ? nullptr : state.waiters;
+  for (; waiter; waiter = waiter->next == state.waiters ? nullptr : waiter->next) {
+    if (waiter->notify != &notify_done_waiter) continue;
+    auto& candidate = static_cast<DoneWaiter&>(*waiter);
+    if (function ? candidate.function != function : candidate.id != token.id) continue;
+    unlink_waiter(state, candidate);
+    return &candidate;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
 std::size_t remove_done_waiters(FutureState& state, CallbackToken token, void (*function)()) noexcept {
   std::size_t removed = 0;
+  if (OURO_UNLIKELY(state.has(flag_shared))) {
+    while (DoneWaiter* taken = take_done_waiter(state, token, function)) {
+      taken->node->abandon();
+      ++removed;
+      if (!function) break;
+    }
+    return removed;
+  }
   Waiter* waiter = state.done() ? nullptr : state.waiters;
   while (waiter) {
     Waiter* next = waiter->next == state.waiters ? nullptr : waiter->next;
@@ -146,6 +201,7 @@ void throw_already_done(const FutureState&) {
 
 void check_thread(const LoopState& home, const char* operation) {
   const LoopState* running = running_state();
+  if (running && running->worker && home.worker && &running->worker->group == &home.worker->group) return;
   if (running == &home || !home.loop || !home.loop->is_running()) return;
   throw RuntimeError(
       std::string("Non-thread-safe operation invoked on an event loop other than the current one: ") + operation,
@@ -158,8 +214,16 @@ void check_settable(FutureState& state, const char* operation) {
     throw RuntimeError(std::string("Task does not support ") + operation + " operation");
   }
   if (OURO_UNLIKELY(state.done())) throw_already_done(state);
+  if (OURO_UNLIKELY(state.has(flag_shared))) {
+    if (!claim(state)) throw_already_done(state);
+    return;
+  }
   if (OURO_UNLIKELY(state.home->closed && state.waiters && !state.home->closing))
     throw RuntimeError("Event loop is closed");
+}
+
+void give_claim_back(FutureState& state) noexcept {
+  if (state.has(flag_shared)) unclaim(state);
 }
 
 BaseEventLoop& loop_of(FutureState& state) {
@@ -181,8 +245,13 @@ const WaiteeKind FutureAwaiterBase::future_kind{
     [](const Waitee& self) noexcept { return static_cast<const FutureAwaiterBase&>(self).future_.get(); }, nullptr,
     "future"};
 
-void FutureAwaiterBase::resumed(Waiter& self, FutureState&) noexcept {
+bool FutureAwaiterBase::waits_for(const Waiter& waiter, const FutureState& task) noexcept {
+  return waiter.notify == &resumed && static_cast<const FutureAwaiterBase&>(waiter).task_ == &task;
+}
+
+void FutureAwaiterBase::resumed(Waiter& self, FutureState& done) noexcept {
   FutureState& task = *static_cast<FutureAwaiterBase&>(self).task_;
+  if (OURO_UNLIKELY(done.has(flag_shared))) return wake_shared(task);
   if (OURO_LIKELY(!task.home->closed)) wake(task);
 }
 
@@ -195,7 +264,7 @@ void FutureAwaiterBase::forward_due_cancel(FutureState& task) noexcept {
 
 bool AnyFuture::cancel(std::string message) {
   detail::FutureState& state = handle_.state();
-  if (state.home->debug) detail::check_thread(*state.home, "cancel");
+  if (detail::LoopState& home = detail::home_of(state); home.debug) detail::check_thread(home, "cancel");
   return detail::cancel(state, message);
 }
 

@@ -6,6 +6,8 @@
 #include <ouro/runtime/map.hpp>
 
 #include "drive.hpp"
+#include "shared.hpp"
+#include "worker.hpp"
 
 namespace ouro::detail {
 
@@ -51,7 +53,7 @@ void GatherState::start(FutureState& task, void* frame, std::source_location whe
 void GatherState::check_futures(FutureState& task) const {
   for (std::uint32_t i = 0; i < count; ++i) {
     if (!nodes[i].future) continue;
-    if (nodes[i].future->home != task.home) {
+    if (nodes[i].future->home != task.home && !same_group(*nodes[i].future, task)) {
       throw ValueError("The future belongs to a different loop than the one specified as the loop argument");
     }
     prepare_await(task, *nodes[i].future);
@@ -59,6 +61,11 @@ void GatherState::check_futures(FutureState& task) const {
 }
 
 void GatherState::start_future(GatherNode& node) noexcept {
+  if (OURO_UNLIKELY(node.future->has(flag_shared))) {
+    node.linked = true;
+    if (link_shared_waiter(*node.future, node)) return;
+    node.linked = false;
+  }
   if (node.future->done()) {
     home->current = nullptr;
     future_done(node);
@@ -103,9 +110,10 @@ void GatherState::run_fixed(void* header) {
       __builtin_prefetch(reinterpret_cast<const void*>(ahead + sizeof(FutureState)), 1);
       __builtin_prefetch(reinterpret_cast<const void*>(ahead + sizeof(FutureState) + 64), 1);
     }
-    if (OURO_LIKELY(!child->has(flag_gathered))) {
-      self.adopt_child(*child, i, flag_started);
-    } else if (child->has(flag_must_cancel)) {
+    const unsigned flags = child->all_flags();
+    if (OURO_LIKELY((flags & flag_gathered) == 0)) {
+      self.adopt_new_child(*child, i, flags | flag_started);
+    } else if (flags & flag_must_cancel) {
       self.end_unstarted(*child);
       continue;
     } else {
@@ -130,7 +138,7 @@ void GatherState::runner_done() noexcept {
     for (std::uint32_t i = next_child; i < count; ++i) {
       if (children && children[i]) {
         FutureState* child = std::exchange(children[i], nullptr);
-        if (child->refs == 0) {
+        if (handles_of(*child) == 0) {
           std::coroutine_handle<>::from_address(child->frame()).destroy();
         } else {
           child->set_outcome(outcome_cancelled);
@@ -145,10 +153,16 @@ void GatherState::runner_done() noexcept {
 }
 
 void GatherState::keep_child(FutureState& child) noexcept {
+  child.waiters = nullptr;
+  count_record(*home);
+  if (OURO_UNLIKELY(child.has(flag_shared))) {
+    RecordLock hold(child);
+    const unsigned flags = (child.all_flags() | flag_done) & ~unsigned{flag_gathered};
+    __atomic_store_n(&child.flags, static_cast<std::uint16_t>(flags), __ATOMIC_RELEASE);
+    return;
+  }
   child.set(flag_done);
   child.clear(flag_gathered);
-  child.waiters = nullptr;
-  ++home->live;
 }
 
 void GatherState::refill() noexcept {
@@ -178,6 +192,7 @@ void GatherState::child_failed(FutureState& child, std::exception_ptr exception)
 }
 
 void GatherState::fail(std::exception_ptr exception) noexcept {
+  if (OURO_UNLIKELY(shared)) return fail_shared(std::move(exception));
   if (first_error) return;
   first_error = std::move(exception);
   abort();
@@ -216,13 +231,44 @@ void GatherState::let_go_of_futures() noexcept {
 }
 
 void GatherState::let_go_of(GatherNode& node) noexcept {
-  node.linked = false;
-  unlink_waiter(*node.future, node);
+  if (OURO_UNLIKELY(node.future->has(flag_shared))) {
+    if (!unlink_shared_waiter(*node.future, node)) return;  // it is done, and about to tell
+    node.linked = false;
+    if (shared) return unpin();
+  } else {
+    node.linked = false;
+    unlink_waiter(*node.future, node);
+  }
   if (waiting) --pending;
 }
 
-void GatherState::notified(Waiter& waiter, FutureState&) noexcept {
+void GatherState::arrived(void* leaf) {
+  auto& node = *static_cast<GatherNode*>(static_cast<FrameHeader*>(leaf));
+  LoopState& home = *node.gather->home;
+  home.current = nullptr;
+  node.linked = false;
+  if (OURO_LIKELY(!home.closed)) node.gather->future_done(node);
+}
+
+void GatherState::notified(Waiter& waiter, FutureState& done) noexcept {
   auto& node = static_cast<GatherNode&>(waiter);
+  GatherState& gather = *node.gather;
+  if (OURO_UNLIKELY(done.has(flag_shared))) {
+    if (gather.home->worker->group.ending) return;
+    if (gather.shared) {
+      node.linked = false;
+      gather.future_done(node);
+    } else if (running_loop == gather.home) {
+      node.linked = false;
+      gather.future_done(node);
+    } else {
+      // The gather belongs to its parent's thread.
+      node.resume = &arrived;
+      node.leaf = static_cast<FrameHeader*>(&node);
+      post_to(*gather.home, node);
+    }
+    return;
+  }
   node.linked = false;
   if (OURO_UNLIKELY(node.gather->home->closed)) return;
   node.gather->future_done(node);
@@ -239,21 +285,24 @@ void GatherState::future_done(GatherNode& node) noexcept {
   } catch (...) {
     fail(std::current_exception());
   }
+  if (OURO_UNLIKELY(shared)) return unpin();
   if (--pending == 0) finish();
 }
 
 void GatherState::rethrow_if_failed() {
+  if (OURO_UNLIKELY(counted_abort)) leave_group_abort();
   check_cancelled(*parent);
   if (first_error && !cancelled_late) std::rethrow_exception(std::move(first_error));
   if (cancel_requested) throw CancelledError(cancel_message);
 }
 
 FutureState* GatherState::take_suspended_child() noexcept {
+  if (OURO_UNLIKELY(shared)) return take_public_child();
   while (children && listed > 0) {
     FutureState* child = std::exchange(children[listed - 1], nullptr);
     --listed;
     if (!child) continue;
-    if (child->has(flag_started) || child->refs != 0) return child;
+    if (child->has(flag_started) || handles_of(*child) != 0) return child;
     std::coroutine_handle<>::from_address(child->frame()).destroy();
   }
   return nullptr;
@@ -262,6 +311,11 @@ FutureState* GatherState::take_suspended_child() noexcept {
 void GatherState::destroy_children() noexcept {
   while (FutureState* child = take_suspended_child()) bury(*home, *child);
   if (!waiting) return;
+  if (OURO_UNLIKELY(shared)) {
+    let_go_of_futures();
+    waiting = false;
+    return;
+  }
   // Its parent is destroyed with the loop.
   (newer ? newer->older : home->gathers) = older;
   if (older) older->newer = newer;
@@ -269,6 +323,7 @@ void GatherState::destroy_children() noexcept {
   waiting = false;
 }
 
+void throw_too_many_elements() { throw ValueError("map: in a group a range can have 4,294,967,294 elements"); }
 void throw_zero_limit() { throw ValueError("map: the limit must be at least 1"); }
 
 }  // namespace ouro::detail

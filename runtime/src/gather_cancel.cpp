@@ -135,7 +135,7 @@ class CancelWalk {
     if (find_ring(first)) return false;
     for (FutureState* task = &first; FutureState* next = awaited_by(*task); task = next) {
       if (next != &target) continue;
-      if (task->cancel_requests != 0xffff) ++task->cancel_requests;
+      count_request(*task);
       return task->waiting_on->cancel(*task, message_);
     }
     return false;

@@ -9,6 +9,8 @@
 #include <utility>
 
 #include "report.hpp"
+#include "shared.hpp"
+#include "worker.hpp"
 
 namespace ouro::detail {
 
@@ -51,12 +53,24 @@ void report(LoopState& home, const char* message, std::exception_ptr exception, 
 
 }  // namespace
 
+namespace {
+
+// In a group the first loop has the lists, under the group's guard.
+LoopState& lists_of(LoopState& home) noexcept { return home.worker ? home.worker->group.workers.front()->state : home; }
+
+std::unique_lock<std::recursive_mutex> lock_lists(const LoopState* loop) {
+  return loop ? lock_group(*loop) : std::unique_lock<std::recursive_mutex>();
+}
+
+}  // namespace
+
 AsyncGeneratorState::~AsyncGeneratorState() {
   unlink();
   if (owner) *owner = nullptr;
 }
 
 void AsyncGeneratorState::unlink() noexcept {
+  const auto hold = lock_lists(loop);
   if (!link_) return;
   *link_ = older_;
   if (older_) older_->link_ = link_;
@@ -64,6 +78,7 @@ void AsyncGeneratorState::unlink() noexcept {
 }
 
 void AsyncGeneratorState::move_to(AsyncGeneratorState*& list) noexcept {
+  const auto hold = lock_lists(loop);
   unlink();
   link_ = &list;
   older_ = list;
@@ -73,11 +88,13 @@ void AsyncGeneratorState::move_to(AsyncGeneratorState*& list) noexcept {
 
 void AsyncGeneratorState::enter_first(FutureState& in, const char* operation) {
   if (running) throw RuntimeError(std::string(operation) + ": asynchronous generator is already running");
+  LoopState& lists = lists_of(home_of(in));
+  if (loop == &lists) return;
   if (loop) {
     throw RuntimeError(std::string(operation) + ": asynchronous generator is attached to a different loop",
                        "use it on the loop on which it started");
   }
-  loop = in.home;
+  loop = &lists;
   move_to(loop->asyncgens);
   if (loop->asyncgens_shut_down) {
     report(*loop, "asynchronous generator was scheduled after loop.shutdown_asyncgens() call", nullptr, created);
@@ -101,7 +118,8 @@ void AsyncGeneratorState::finish() {
 bool AsyncGeneratorState::abandon() noexcept {
   owner = nullptr;
   if (running) return false;  // whoever awaits the value will notice
-  if (!loop || loop->closed || running_state() != loop) {
+  LoopState* here = running_state();
+  if (!loop || loop->closed || !here || &lists_of(*here) != loop) {
     destroy();
     return false;
   }
@@ -113,6 +131,7 @@ bool AsyncGeneratorState::abandon() noexcept {
 }
 
 void begin_asyncgen_shutdown(LoopState& home) noexcept {
+  const auto hold = lock_lists(&home);
   home.asyncgens_shut_down = true;
   AsyncGeneratorState* generator = home.closing_asyncgens;
   while (generator) {
@@ -136,10 +155,11 @@ bool refuse_running(AsyncGeneratorState& generator) noexcept {
 }
 
 FutureState* closing_task(LoopState& home) noexcept {
+  const auto hold = lock_lists(&home);
   for (AsyncGeneratorState* generator = home.closing_asyncgens; generator; generator = generator->older_) {
     FutureState* task = generator->finaliser;
     if (!task || task->done()) continue;
-    leave_first_step(*task);
+    open_to_handles(*task);
     add_ref(*task);
     return task;
   }

@@ -45,6 +45,12 @@ class IdleWorkers {
 
   // ---- Whoever made work visible: any thread ----
 
+  // False: wake_one() would do nothing. One load.
+  bool should_wake() const noexcept {
+    const Word seen = word_.load(std::memory_order_seq_cst);
+    return searching(seen) == 0 && sleeping(seen) != 0;
+  }
+
   // The number of a worker that the caller has to unpark, or -1.
   int wake_one() noexcept {
     Word seen = word_.load(std::memory_order_seq_cst);

@@ -26,12 +26,30 @@ void arm_sleep(FutureState& task, TimerNode& timer, Duration delay) noexcept {
 }
 
 const WaiteeKind SleepAwaiterBase::sleep_kind{[](Waitee& self, FutureState& task, const std::string&) noexcept {
-                                                disarm(*task.home, static_cast<SleepAwaiterBase&>(self).timer_);
+                                                TimerNode& timer = static_cast<SleepAwaiterBase&>(self).timer_;
+                                                // In a group: it has fired, and the task is on its way to run.
+                                                if (!timer.armed()) return false;
+                                                disarm(*task.home, timer);
                                                 task.set(flag_deliver_cancel);
                                                 wake(task);
                                                 return true;
                                               },
                                               nullptr, nullptr, "sleep"};
+
+void SleepAwaiterBase::suspend_shared(FutureState& task, Duration delay, bool until,
+                                      std::source_location where) noexcept {
+  publish(task);
+  if (delay <= Duration::zero() || task.has(flag_must_cancel)) return yield_shared(task);
+  kind = &sleep_kind;
+  site = where;
+  begin_shared_wait(task, *this);
+  if (task.has(flag_must_cancel)) return yield_shared(task);  // it came meanwhile
+  if (until) {
+    arm_sleep_until(task, timer_, timer_.deadline);
+  } else {
+    arm_sleep(task, timer_, delay);
+  }
+}
 
 void disarm(LoopState& home, TimerNode& timer) noexcept { home.timers->cancel(timer); }
 void disarm_timer(LoopState& home, TimerNode& timer) noexcept { home.timers->cancel(timer); }

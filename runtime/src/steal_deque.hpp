@@ -45,11 +45,11 @@ class StealDeque {
   // ---- The owner's ----
 
   // Throws: std::bad_alloc when it has to grow; the element is not in it then.
-  void push(T& element) {
+  void push(T* element) {
     const std::int64_t bottom = bottom_.load(std::memory_order_relaxed);
     Array* array = arrays_.back().get();
     if (OURO_UNLIKELY(bottom - top_seen_ >= array->capacity())) array = make_room(bottom);
-    array->at(bottom).store(&element, std::memory_order_relaxed);
+    array->at(bottom).store(element, std::memory_order_relaxed);
     // Releases the element to thieves; sequentially consistent for parking.
     bottom_.store(bottom + 1, std::memory_order_seq_cst);
   }
@@ -73,6 +73,16 @@ class StealDeque {
     bottom_.store(bottom + 1, std::memory_order_release);
     return element;
   }
+
+  // Whether `element` is the newest, as far as the owner can tell without taking it.
+  bool newest_is(const T* element) const noexcept {
+    const std::int64_t newest = bottom_.load(std::memory_order_relaxed) - 1;
+    return top_.load(std::memory_order_relaxed) <= newest &&
+           arrays_.back()->at(newest).load(std::memory_order_relaxed) == element;
+  }
+
+  // The place of the oldest element, as it was: it moves when that is taken.
+  std::int64_t oldest() const noexcept { return top_.load(std::memory_order_relaxed); }
 
   // ---- Any thread's ----
 

@@ -1,10 +1,14 @@
 // The parts of tasks that are no templates.
 #include <ouro/runtime/tasks.hpp>
 
+#include <optional>
+
 #include <ouro/runtime/base_event_loop.hpp>
 #include <ouro/runtime/detail/gather_state.hpp>
 
 #include "drive.hpp"
+#include "shared.hpp"
+#include "worker.hpp"
 
 namespace ouro {
 namespace detail {
@@ -42,7 +46,11 @@ void apply_factory(LoopState& home, FutureState& state, TaskOptions& options) {
       // flag_task stays: nobody complains that the coroutine was never awaited.
       delete_rare(state);
       set_stage(state, 0, flag_task);
-      --home.live;
+      if (home.worker) {
+        discount_record_in_group(home);
+      } else {
+        --home.live;
+      }
     } else {
       // The coroutine is one of the handles from now on.
       state.clear(flag_must_cancel);
@@ -77,11 +85,69 @@ OURO_NOINLINE void schedule_specially(LoopState& home, FutureState& state, const
 
 }  // namespace
 
-void schedule_task(LoopState* on, FutureState& state, const TaskOptions& options, std::source_location where) {
-  if (!on) on = running_loop;
+// A task of a group. `home`: the loop to which it is pinned, or for a floating one the worker that makes it.
+OURO_NOINLINE void schedule_in_group(LoopState& home, bool floats, FutureState& state, const TaskOptions& given) {
+  TaskOptions options = given;
+  if (home.closed) throw RuntimeError("Event loop is closed", "make a new loop with new_event_loop()");
+  LoopState* here = running_loop;
+  if (home.debug && !floats) check_thread(home, "create_task");
+  if (!options.name.empty()) set_name(state, options.name);
+  state.home = &home;
+  state.leaf = const_cast<FrameHeader*>(&first_step);
+  state.set(flag_task);
+  if (state.rare == 0) state.rare = std::uintptr_t{new_number(home)} << 1 | 1;
+  count_record(home);
+  if (home.has_factory) apply_factory(home, state, options);
+  // From here on others may see it.
+  Worker& counter = here && here->worker ? *here->worker : *home.worker;
+  counter.made.add_release(1);
+  state.cancel_word = static_cast<std::uint16_t>(state.cancel_word | (floats ? word_floating : 0));
+  state.refs = (state.refs + 1) | own_ref;
+  state.set(flag_shared);
+  const bool local = here == &home;
+  if ((options.eager_start || home.eager) && local && home.running && !state.has(flag_must_cancel)) {
+    state.set(flag_started);
+    FutureState* outer = home.current;
+    FutureState* hop = std::exchange(home.hop, nullptr);
+    home.current = &state;
+    state.leaf = state.frame();
+    drive_here(state.leaf);
+    home.current = outer;
+    // What it left to be run next would wait for the caller.
+    if (FutureState* next = std::exchange(home.hop, hop)) {
+      home.worker->push(next);
+      home.worker->group.work_visible();
+    }
+    return;
+  }
+  if (floats) {
+    home.worker->push(&state);
+    home.worker->group.work_visible();
+    return;
+  }
+  publish(state);
+  if (local || !home.running) {
+    home.ready.push_back(state);
+  } else {
+    post_to(home, state);
+  }
+}
+
+void schedule_floating(LoopState& worker, FutureState& state, std::source_location where) {
+  state.created = where;
+  schedule_in_group(worker, true, state, TaskOptions());
+}
+
+void schedule_task(LoopState* given, FutureState& state, const TaskOptions& options, std::source_location where) {
+  const bool inherits = !given;
+  LoopState* on = !given || given == floats() ? running_loop : given;
   if (OURO_UNLIKELY(!on)) require_running();
   LoopState& home = *on;
   state.created = where;
+  if (OURO_UNLIKELY(home.worker != nullptr)) {
+    const bool as_current = inherits && home.current && home.current->floating();
+    return schedule_in_group(home, as_current || given == floats(), state, options);
+  }
   if (OURO_UNLIKELY(home.special || !options.name.empty())) return schedule_specially(home, state, options);
   state.home = &home;
   ++home.live;
@@ -96,17 +162,30 @@ void schedule_task(LoopState* on, FutureState& state, const TaskOptions& options
 
 int AnyTask::uncancel() {
   detail::FutureState& state = handle_.state();
-  if (state.cancel_requests > 0) --state.cancel_requests;
-  if (state.cancel_requests == 0 && state.has(detail::flag_must_cancel)) {
+  if (OURO_UNLIKELY(state.has(detail::flag_shared))) {
+    detail::RecordLock lock(state);
+    if (state.cancel_requests() > 0) lock.forget_request();
+    if (state.cancel_requests() == 0) lock.clear(detail::word_due);
+  } else if (state.cancel_requests() > 0) {
+    --state.cancel_word;
+  }
+  // Of a floating task the flag is its own thread's, which is the one that may call this.
+  if (state.cancel_requests() == 0 && state.has(detail::flag_must_cancel)) {
     state.clear(detail::flag_must_cancel);
     detail::reset_unstarted(state);
   }
-  return state.cancel_requests;
+  return static_cast<int>(state.cancel_requests());
 }
 
 std::vector<std::source_location> AnyTask::get_stack() const {
   detail::FutureState& state = handle_.state();
   std::vector<std::source_location> stack;
+  std::optional<detail::RecordLock> lock;
+  if (state.floating()) {
+    lock.emplace(state);
+  } else if (state.has(detail::flag_shared) && detail::running_state() != state.home) {
+    return stack;  // its own thread may be running it
+  }
   if (state.done() || !state.has(detail::flag_started) || !state.waiting_on) return stack;
   stack.push_back(state.waiting_on->site);
   if (state.has(detail::flag_foreign)) return stack;
@@ -124,7 +203,7 @@ void eager_task_factory(BaseEventLoop&, AnyTask, TaskOptions& options) { options
 namespace {
 
 AnyTask handle_to(detail::FutureState& state) {
-  detail::leave_first_step(state);
+  detail::open_to_handles(state);
   detail::add_ref(state);
   return AnyTask(detail::FutureHandle(state));
 }
@@ -133,6 +212,10 @@ AnyTask current_of(detail::LoopState& loop) { return loop.current ? handle_to(*l
 
 std::vector<AnyTask> tasks_of(detail::LoopState& loop) {
   std::vector<AnyTask> tasks;
+  if (loop.worker) {
+    for (detail::FutureHandle& task : detail::all_shared_tasks(loop.worker->group)) tasks.emplace_back(std::move(task));
+    return tasks;
+  }
   for (detail::FutureState* task = loop.tasks; task; task = task->link.next) tasks.push_back(handle_to(*task));
   // The first step of an eager task, or of a map's child: it is in no list before it suspends.
   if (detail::FutureState* current = loop.current; current && !current->done()) {

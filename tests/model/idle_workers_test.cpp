@@ -118,7 +118,7 @@ class Group {
 
   void push_to(StealDeque<Piece>& deque, Counts& woken, Piece& piece) {
     if (mutated("wakes, and then pushes")) wake_one(woken);
-    deque.push(piece);
+    deque.push(&piece);
     if (!mutated("wakes, and then pushes")) wake_one(woken);
   }
 

@@ -77,7 +77,7 @@ class Owner {
     Item& item = (*items_)[static_cast<std::size_t>(next_)];
     item.number = next_;
     own_.push_back(next_++);
-    deque_->push(item);
+    deque_->push(&item);
   }
 
   StealDeque<Item>* deque_;

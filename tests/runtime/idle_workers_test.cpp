@@ -139,7 +139,7 @@ class Crowd {
   void run(unsigned me, Work* work) {
     for (int i = 0; i < 2 && work->depth > 0; ++i) {
       pending_.fetch_add(1);
-      workers_[me]->deque.push(*new Work{work->depth - 1});
+      workers_[me]->deque.push(new Work{work->depth - 1});
       wake_one();
     }
     delete work;

@@ -29,7 +29,7 @@ TEST(StealDequeTest, TheOwnerTakesTheNewestAndAThiefTheOldest) {
   EXPECT_TRUE(deque.empty());
   EXPECT_EQ(deque.pop(), nullptr);
   EXPECT_EQ(steal_from(deque), nullptr);
-  for (Item& item : items) deque.push(item);
+  for (Item& item : items) deque.push(&item);
   EXPECT_EQ(deque.size(), 6U);
   EXPECT_EQ(deque.pop(), &items[5]);
   EXPECT_EQ(steal_from(deque), &items[0]);
@@ -40,7 +40,7 @@ TEST(StealDequeTest, TheOwnerTakesTheNewestAndAThiefTheOldest) {
   EXPECT_EQ(deque.pop(), &items[2]);
   EXPECT_TRUE(deque.empty());
   EXPECT_EQ(deque.pop(), nullptr);
-  deque.push(items[0]);
+  deque.push(&items[0]);
   EXPECT_EQ(steal_from(deque), &items[0]);
   EXPECT_EQ(deque.pop(), nullptr);
 }
@@ -51,7 +51,7 @@ TEST(StealDequeTest, GrowsAndGoesRound) {
   std::size_t oldest = 0;
   std::size_t next = 0;
   for (int round = 0; round < 200; ++round) {
-    for (int i = 0; i < 5; ++i) deque.push(items[next++ % items.size()]);
+    for (int i = 0; i < 5; ++i) deque.push(&items[next++ % items.size()]);
     for (int i = 0; i < 3; ++i) ASSERT_EQ(steal_from(deque), &items[oldest++ % items.size()]);
   }
   EXPECT_EQ(deque.size(), 400U);
@@ -83,7 +83,7 @@ void race(int thieves, int rounds, int burst) {
   int popped = 0;
   std::size_t next = 0;
   for (int round = 0; round < rounds; ++round) {
-    for (int i = 0; i < burst; ++i) deque.push(items[next++]);
+    for (int i = 0; i < burst; ++i) deque.push(&items[next++]);
     for (int i = 0; i < burst - round % 2; ++i) {
       if (Item* item = deque.pop()) {
         item->taken.fetch_add(1, std::memory_order_relaxed);

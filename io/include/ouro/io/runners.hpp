@@ -6,16 +6,22 @@
 #include <optional>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include <ouro/io/event_loop.hpp>
 #include <ouro/runtime/coroutine.hpp>
+#include <ouro/runtime/detail/worker_group.hpp>
 #include <ouro/runtime/exceptions.hpp>
 #include <ouro/runtime/tasks.hpp>
 
 namespace ouro {
 
 struct RunOptions {
-  std::optional<bool> debug = std::nullopt;                     // default: as the environment says (OURO_DEBUG)
+  // How many loops share the work, each on a thread of its own, the first on the calling one; 0: as many as processors
+  // that the process may use (process_cpu_count()). With one, everything is asyncio as it is known.
+  unsigned workers = 1;
+  bool pin_to_cores = false;                 // each worker stays on one of the processors on which the thread may run
+  std::optional<bool> debug = std::nullopt;  // default: as the environment says (OURO_DEBUG)
   std::unique_ptr<EventLoop> (*loop_factory)() = nullptr;       // default: the policy's new_event_loop()
   std::optional<std::chrono::nanoseconds> spin = std::nullopt;  // how long the loop looks for work before it sleeps
 };
@@ -26,7 +32,8 @@ struct RunOptions {
 // second one raises KeyboardInterrupt out of run() at the loop's next look.
 class OURO_EXPORT Runner {
  public:
-  explicit Runner(RunOptions options = {}) noexcept : options_(options) {}
+  // Throws: ValueError for more than 48 workers.
+  explicit Runner(RunOptions options = {});
   // As close(); what that throws is reported to the exception handler.
   ~Runner();
   Runner(const Runner&) = delete;
@@ -41,8 +48,13 @@ class OURO_EXPORT Runner {
     auto coroutine = detail::to_coroutine(std::forward<A>(awaitable));
     check_usable();
     EventLoop& loop = get_loop();
-    auto task = detail::schedule(&loop.state(), std::move(coroutine), TaskOptions(), where);
-    using T = typename decltype(task)::value_type;
+    using T = typename decltype(coroutine)::value_type;
+    if (crew_) {
+      Task<T> task = schedule_on_crew(std::move(coroutine), where);
+      run_main(task.handle().state());
+      return detail::take_value<T>(task.handle().state());
+    }
+    Task<T> task = detail::schedule(&loop.state(), std::move(coroutine), TaskOptions(), where);
     run_main(task.handle().state());
     return detail::take_value<T>(task.handle().state());
   }
@@ -56,14 +68,30 @@ class OURO_EXPORT Runner {
   void close();
 
  private:
+  class Crew;
+
   void check_usable() const;
   void run_main(detail::FutureState& task);
   void cancel_all_tasks();
+  template <class T>
+  Task<T> schedule_on_crew(Coroutine<T> coroutine, std::source_location where) {
+    if (!coroutine) detail::throw_awaited_twice();
+    detail::schedule_floating(loop_->state(), *coroutine.get(), where);
+    return Task<T>(*coroutine.release());
+  }
 
   RunOptions options_;
   std::unique_ptr<EventLoop> loop_;
+  std::unique_ptr<Crew> crew_;  // the other workers
   bool closed_ = false;
 };
+
+// The loops that run together here, the calling thread's among them: one, or those of the group in order.
+// Throws: RuntimeError without a running loop. Lifetime: the loops live until the run ends.
+OURO_EXPORT std::vector<EventLoop*> workers();
+// The loop on which the caller runs now. A floating task may be on another after each co_await.
+// Throws: RuntimeError without a running loop.
+OURO_EXPORT EventLoop& current_loop();
 
 // Runs `main` on a new loop, and closes that: the usual way into a program.
 // Throws: what main threw; RuntimeError inside a running loop.

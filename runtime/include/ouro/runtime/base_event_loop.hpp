@@ -85,7 +85,8 @@ class OURO_EXPORT BaseEventLoop {
   }
 
   // Ends run_forever after the callbacks that are ready now.
-  void stop() noexcept;
+  // Throws: RuntimeError for a loop in a group, which ends with its run().
+  void stop();
   bool is_running() const noexcept { return running_; }
   bool is_closed() const noexcept { return state_->closed; }
 
@@ -102,6 +103,7 @@ class OURO_EXPORT BaseEventLoop {
     requires std::invocable<std::decay_t<F>&>
   Handle call_soon(F&& callback, std::source_location where = std::source_location::current()) {
     check_open();
+    if (OURO_UNLIKELY(is_elsewhere())) return call_soon_threadsafe(std::forward<F>(callback), where);
     if (state_->debug) detail::check_thread(*state_, "call_soon");
     if (OURO_UNLIKELY(!state_->running)) take_posts();
     auto* node = detail::TypedCallbackNode<std::decay_t<F>>::make(*state_, where, false, std::forward<F>(callback));
@@ -133,6 +135,14 @@ class OURO_EXPORT BaseEventLoop {
     requires std::invocable<std::decay_t<F>&>
   TimerHandle call_at(TimePoint when, F&& callback, std::source_location where = std::source_location::current()) {
     check_open();
+    if (OURO_UNLIKELY(is_elsewhere())) {
+      auto* node = detail::TypedCallbackNode<std::decay_t<F>>::make(*state_, where, true, std::forward<F>(callback));
+      node->add_ref();
+      node->when = when;
+      TimerHandle handle(node);
+      call_soon_threadsafe([this, node] { arm_unless_cancelled(*node); });
+      return handle;
+    }
     if (state_->debug) detail::check_thread(*state_, "call_at");
     auto* node = detail::TypedCallbackNode<std::decay_t<F>>::make(*state_, where, false, std::forward<F>(callback));
     node->add_ref();
@@ -207,10 +217,11 @@ class OURO_EXPORT BaseEventLoop {
     using R = std::invoke_result_t<std::decay_t<F>, std::decay_t<Args>...>;
     check_open();
     Executor& on = executor ? *executor : default_executor();
-    Future<R> future = create_future<R>();
+    detail::LoopState& home = is_elsewhere() && detail::running_state() ? *detail::running_state() : *state_;
+    Future<R> future(detail::PlainFuture<R>::make(home, std::source_location::current()));
     using LocalJob = detail::TypedLoopJob<R, std::decay_t<F>, std::decay_t<Args>...>;
-    auto* job = new LocalJob(*state_, future.handle().state(), std::forward<F>(f), std::forward<Args>(args)...);
-    detail::submit_job(*state_, &on, *job);
+    auto* job = new LocalJob(home, future.handle().state(), std::forward<F>(f), std::forward<Args>(args)...);
+    detail::submit_job(home, &on, *job);
     return future;
   }
 
@@ -252,6 +263,12 @@ class OURO_EXPORT BaseEventLoop {
   // Called on the loop's thread at its next look, after raise_interrupt(), which is async-signal-safe.
   void set_interrupt_handler(std::function<void()> handler) { interrupt_handler_ = std::move(handler); }
   void raise_interrupt() noexcept;
+  // Drops what is queued and armed: callbacks are let go of, tasks are destroyed elsewhere.
+  void forget_queues() noexcept;
+  // As stop(), for a loop in a group too.
+  void end_run() noexcept;
+  // Lets run_* throw this at the loop's next look. The loop's thread.
+  void interrupt_with(std::exception_ptr exception) noexcept;
   std::shared_ptr<Executor> take_default_executor() noexcept;
   Executor& default_executor();
 
@@ -266,7 +283,12 @@ class OURO_EXPORT BaseEventLoop {
     if (OURO_UNLIKELY(state_->closed)) throw_closed();
   }
   [[noreturn]] static void throw_closed();
+  // Another worker's loop of the group, while that runs.
+  bool is_elsewhere() const noexcept {
+    return state_->worker != nullptr && state_->running && detail::running_state() != state_;
+  }
   void arm(detail::CallbackNode& node, TimePoint when) noexcept;
+  void arm_unless_cancelled(detail::CallbackNode& node) noexcept;
 
   void run_turns();
   bool run_chunk();
@@ -279,6 +301,18 @@ class OURO_EXPORT BaseEventLoop {
   void run_node_debug(detail::ReadyNode& node);
   void look();
   void wait_for_work();
+  // In a group: src/group_turns.cpp
+  void run_group_turns();
+  void run_entry(detail::ReadyNode* entry, bool stolen);
+  void run_hops();
+  bool run_floating();
+  void run_patient();
+  void push_due(detail::ReadyQueue& due) noexcept;
+  bool has_floating() const noexcept;
+  bool called_upon();
+  void end_search() noexcept;
+  void search_for_work();
+  bool sleep_in_group(TimePoint deadline, bool searching);
   bool spin(TimePoint deadline);
   void take_inbox(detail::ReadyNode* newest) noexcept;
   void take_posts() noexcept;
@@ -300,7 +334,7 @@ class OURO_EXPORT BaseEventLoop {
   TaskFactory factory_;
   ExceptionHandler exception_handler_;
   std::function<void()> interrupt_handler_;
-  std::shared_ptr<Executor> executor_;
+  std::shared_ptr<Executor> executor_;  // in a group the first loop's is all loops'
   bool executor_shut_down_ = false;
 };
 

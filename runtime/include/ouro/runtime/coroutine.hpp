@@ -35,6 +35,7 @@ class FinalAwaiter {
   std::coroutine_handle<> await_suspend(std::coroutine_handle<Promise> coroutine) const noexcept {
     auto& promise = coroutine.promise();
     if (promise.has(flag_nested)) return transfer(promise.awaiter->parent);
+    if (OURO_UNLIKELY(promise.has(flag_shared))) leave_shared(promise);
     return std::noop_coroutine();
   }
 
@@ -47,7 +48,11 @@ class FinalAwaiter {
 // What the end of a task comes to when it is not one of the usual ones. True: the frame is to go.
 template <class T>
 OURO_NOINLINE bool end_task(FutureResult<T>& promise) noexcept {
-  leave_first_step(promise);
+  if (OURO_UNLIKELY(promise.has(flag_shared))) {
+    end_shared_wait(promise);  // a cancellation that came since the last await
+  } else {
+    leave_first_step(promise);
+  }
   if (promise.has(flag_must_cancel) || promise.outcome() == outcome_none) promise.correct_outcome();
   return promise.has(flag_gathered) ? give_to_gather(promise) : complete(promise);
 }
@@ -153,7 +158,7 @@ class CoroutinePromiseBase : public FutureResult<T> {
   Coroutine<T> get_return_object() noexcept { return Coroutine<T>(this); }
   std::suspend_always initial_suspend() const noexcept { return {}; }
   OURO_INLINE FinalAwaiter final_suspend() noexcept {
-    const unsigned state = this->flags;
+    const unsigned state = this->all_flags();
     if (state & flag_nested) return FinalAwaiter(false);
     if constexpr (has_plain_slot<T>) {
       if (state == (direct_child | outcome_value)) {
@@ -161,6 +166,9 @@ class CoroutinePromiseBase : public FutureResult<T> {
       }
       if (state == (first_step_child | outcome_value)) {
         return FinalAwaiter(give_to_slot_at_once<T>(*this));
+      }
+      if (state == (private_child | outcome_value)) {
+        return FinalAwaiter(give_to_shared_slot<T>(*this));
       }
     }
     return FinalAwaiter(!complete_quietly(*this) && end_task<T>(*this));

@@ -60,7 +60,11 @@ OURO_EXPORT std::size_t remove_done_waiters(FutureState& state, CallbackToken to
 OURO_EXPORT void notify_done_waiter(Waiter& self, FutureState& done) noexcept;
 [[noreturn]] OURO_EXPORT void throw_uninitialised();
 [[noreturn]] OURO_EXPORT void throw_already_done(const FutureState& state);
+// In a group nobody else can end the future from here to settle(), or to give_claim_back().
 OURO_EXPORT void check_settable(FutureState& state, const char* operation);
+OURO_EXPORT void give_claim_back(FutureState& state) noexcept;
+// The loop on which a callback of the future runs that is added here and now.
+OURO_EXPORT LoopState& callback_home(FutureState& state) noexcept;
 OURO_EXPORT void check_thread(const LoopState& home, const char* operation);
 OURO_EXPORT void settle(FutureState& state) noexcept;
 OURO_EXPORT void count_record(LoopState& home) noexcept;
@@ -75,6 +79,7 @@ struct PlainFuture : FrameHeader, FutureResult<T> {
     initialise(*future, where);
     future->home = &home;
     future->refs = 1;
+    if (OURO_UNLIKELY(home.worker != nullptr)) future->set_flags(flag_shared);
     count_record(home);
     return *future;
   }
@@ -127,6 +132,9 @@ class FutureAwaiterBase : public Waitee, public Waiter {
 
   bool await_ready() const { return future_.state().done(); }
 
+  // True for the waiter by which `task` waits.
+  static bool waits_for(const Waiter& waiter, const FutureState& task) noexcept;
+
   template <class Promise>
   void await_suspend(std::coroutine_handle<Promise> coroutine,
                      std::source_location where = std::source_location::current()) {
@@ -136,6 +144,7 @@ class FutureAwaiterBase : public Waitee, public Waiter {
     kind = &future_kind;
     site = where;
     task.leaf = coroutine.address();
+    if (OURO_UNLIKELY((task.all_flags() | future_.get()->all_flags()) & flag_shared)) return suspend_shared(task);
     task.waiting_on = this;
     link_waiter(*future_.get(), *this);
     if (OURO_UNLIKELY(task.has(flag_must_cancel))) forward_due_cancel(task);
@@ -147,7 +156,9 @@ class FutureAwaiterBase : public Waitee, public Waiter {
   }
 
   void check_resumed() {
-    if (task_) check_cancelled(*task_);
+    if (!task_) return;
+    if (OURO_UNLIKELY((task_->all_flags() | future_.get()->all_flags()) & flag_shared)) return resume_shared();
+    check_cancelled(*task_);
   }
 
   FutureHandle future_;
@@ -157,12 +168,15 @@ class FutureAwaiterBase : public Waitee, public Waiter {
   OURO_EXPORT static const WaiteeKind future_kind;
   OURO_EXPORT static void resumed(Waiter& self, FutureState& done) noexcept;
   OURO_EXPORT void forward_due_cancel(FutureState& task) noexcept;
+  OURO_EXPORT void suspend_shared(FutureState& task) noexcept;
+  OURO_EXPORT void resume_shared();
 };
 
 // The outcome as a value, an exception or a CancelledError.
 template <class T>
 FutureResult<T>& require_value(FutureState& state) {
-  if (OURO_UNLIKELY((state.flags & (flag_done | outcome_mask)) != (flag_done | outcome_value))) throw_no_value(state);
+  if (OURO_UNLIKELY((state.acquire_flags() & (flag_done | outcome_mask)) != (flag_done | outcome_value)))
+    throw_no_value(state);
   return static_cast<FutureResult<T>&>(state);
 }
 
@@ -173,7 +187,7 @@ T take_value(FutureState& state) {
   if constexpr (std::is_void_v<T> || std::is_reference_v<T>) {
     return result.take();
   } else {
-    if (state.refs == 1) return result.take();
+    if (handles_of(state) == 1) return result.take();
     if constexpr (is_copyable<T>) {
       return result.value();
     } else {
@@ -289,7 +303,12 @@ class Future : public AnyFuture {
   void set_result(U&&... value) {
     detail::FutureState& state = handle_.state();
     detail::check_settable(state, "set_result");
-    static_cast<detail::FutureResult<T>&>(state).emplace(std::forward<U>(value)...);
+    try {
+      static_cast<detail::FutureResult<T>&>(state).emplace(std::forward<U>(value)...);
+    } catch (...) {
+      detail::give_claim_back(state);
+      throw;
+    }
     detail::settle(state);
   }
 
@@ -297,7 +316,10 @@ class Future : public AnyFuture {
   void set_exception(std::exception_ptr exception) {
     detail::FutureState& state = handle_.state();
     detail::check_settable(state, "set_exception");
-    if (!exception) throw ValueError("set_exception: the exception_ptr is null");
+    if (!exception) {
+      detail::give_claim_back(state);
+      throw ValueError("set_exception: the exception_ptr is null");
+    }
     static_cast<detail::FutureResult<T>&>(state).emplace_exception(std::move(exception));
     detail::settle(state);
   }
@@ -314,7 +336,8 @@ class Future : public AnyFuture {
   CallbackToken add_done_callback(F&& callback, std::source_location where = std::source_location::current()) {
     detail::FutureState& state = handle_.state();
     using Call = detail::DoneCall<std::decay_t<F>, Future<T>>;
-    auto* node = detail::TypedCallbackNode<Call>::make(*state.home, where, false, std::forward<F>(callback));
+    auto* node = detail::TypedCallbackNode<Call>::make(detail::callback_home(state), where,
+                                                       state.has(detail::flag_shared), std::forward<F>(callback));
     detail::DoneWaiter& waiter = node->callable().waiter;
     if constexpr (std::is_function_v<std::remove_pointer_t<std::decay_t<F>>>) {
       waiter.function = reinterpret_cast<void (*)()>(static_cast<std::decay_t<F>>(callback));

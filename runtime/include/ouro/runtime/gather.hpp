@@ -153,11 +153,14 @@ template <bool Outcomes, class... Children>
 class GatherTuple {
   template <class Child>
   using ValueOf = typename Child::value_type;
+  // Values are stored as they are if all of them can be.
+  static constexpr bool plain = !Outcomes && (has_plain_slot<ValueOf<Children>> && ...);
   template <class T>
-  using SlotOf =
-      std::conditional_t<Outcomes, Outcome<T>,
-                         std::conditional_t<std::is_void_v<T>, std::monostate,
-                                            std::optional<HeldResult<std::conditional_t<std::is_void_v<T>, int, T>>>>>;
+  using HeldOf = HeldResult<std::conditional_t<std::is_void_v<T>, int, T>>;
+  template <class T>
+  using SlotOf = std::conditional_t<Outcomes, Outcome<T>,
+                                    std::conditional_t<std::is_void_v<T>, std::monostate,
+                                                       std::conditional_t<plain, HeldOf<T>, std::optional<HeldOf<T>>>>>;
   template <class T>
   using ElementOf = std::conditional_t<Outcomes, Outcome<T>, std::conditional_t<std::is_void_v<T>, std::monostate, T>>;
 
@@ -171,7 +174,7 @@ class GatherTuple {
     bind_each(std::index_sequence_for<Children...>());
     gather.slots = slot_table_.data();
     gather.indirect = true;
-    gather.slot_kind = Outcomes ? SlotKind::outcome : SlotKind::optional;
+    gather.slot_kind = Outcomes ? SlotKind::outcome : plain ? SlotKind::value : SlotKind::optional;
     if constexpr ((isfuture<Children> || ...)) nodes = nodes_.data();
   }
 
@@ -208,7 +211,7 @@ class GatherTuple {
   decltype(auto) take_one() {
     using T = ValueOf<std::tuple_element_t<I, std::tuple<Children...>>>;
     auto& slot = std::get<I>(slots_);
-    if constexpr (Outcomes || std::is_void_v<T>) {
+    if constexpr (Outcomes || plain || std::is_void_v<T>) {
       return std::move(slot);
     } else if constexpr (std::is_reference_v<T>) {
       return static_cast<T>(**slot);
@@ -252,6 +255,7 @@ class GatherAwaiter final : public GatherState {
     storage_.bind(*this, children, nodes);
     if (!children) listed = 0;
     if (nodes) check_futures(task);
+    if (OURO_UNLIKELY(task.floating())) return start_shared(task, coroutine.address(), where);
     start(task, coroutine.address(), where);
   }
 

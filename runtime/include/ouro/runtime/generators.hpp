@@ -311,11 +311,11 @@ inline Coroutine<> shutdown_asyncgens(BaseEventLoop& loop) {
   }
   while (detail::FutureState* counted = detail::closing_task(home)) {
     const Future<> closed(*counted);
-    const auto requests = task.cancel_requests;
+    const auto requests = task.cancel_requests();
     try {
       co_await closed;
     } catch (const CancelledError&) {
-      if (task.cancel_requests != requests) throw;
+      if (task.cancel_requests() != requests) throw;
     }
   }
 }

@@ -31,6 +31,7 @@ struct MapOptions {
 namespace detail {
 
 [[noreturn]] OURO_EXPORT void throw_zero_limit();
+[[noreturn]] OURO_EXPORT void throw_too_many_elements();
 
 template <class F, class View, bool Outcomes>
 class MapAwaiter final : public GatherState {
@@ -55,6 +56,10 @@ class MapAwaiter final : public GatherState {
   void await_suspend(std::coroutine_handle<Promise> coroutine,
                      std::source_location where = std::source_location::current()) {
     FutureState& task = task_of(coroutine, "map");
+    if (OURO_UNLIKELY(task.floating())) {
+      prepare_shared();
+      return start_shared(task, coroutine.address(), where);
+    }
     if constexpr (std::ranges::sized_range<View>) grow(static_cast<std::size_t>(std::ranges::size(view_)));
     position_.emplace(std::ranges::begin(view_));
     start(task, coroutine.address(), where);
@@ -103,7 +108,8 @@ class MapAwaiter final : public GatherState {
       child->leaf = child->frame();
       child->home = &loop;
       child->gather = this;
-      child->child = {static_cast<std::uint32_t>(made_), not_listed};
+      child->child.index = static_cast<std::uint32_t>(made_);
+      child->child.position = not_listed;
       set_stage(*child, 0, stage);
       ++made_;
       this->ended_at_once = false;
@@ -167,6 +173,62 @@ class MapAwaiter final : public GatherState {
   }
   void unlisted(std::uint32_t left) noexcept override { suspended_.resize(left); }
 
+  // ---- In a group: the elements by number ----
+  using Iterator = std::ranges::iterator_t<View>;
+  using Reference = std::ranges::range_reference_t<View>;
+  static constexpr bool by_number = std::ranges::random_access_range<View> && std::ranges::sized_range<View>;
+  // Of a range that can be walked again the places; of one that cannot what it gave.
+  using Kept = std::conditional_t<std::ranges::forward_range<View>, Iterator,
+                                  std::conditional_t<std::is_lvalue_reference_v<Reference>,
+                                                     std::ranges::range_value_t<View>, std::remove_cvref_t<Reference>>>;
+
+  void prepare_shared() {
+    std::size_t size = 0;
+    if constexpr (by_number) {
+      position_.emplace(std::ranges::begin(view_));
+      size = static_cast<std::size_t>(std::ranges::size(view_));
+    } else {
+      const auto end = std::ranges::end(view_);
+      for (auto at = std::ranges::begin(view_); !(at == end); ++at) {
+        if constexpr (std::ranges::forward_range<View>) {
+          kept_.push_back(at);
+        } else {
+          kept_.push_back(*at);
+        }
+      }
+      size = kept_.size();
+    }
+    if (size >= not_listed) throw_too_many_elements();
+    grow(size);
+    made_ = size;
+    suspended_.resize(size);
+    this->children = suspended_.data();
+    this->count = static_cast<std::uint32_t>(size);
+    if (limit_ < size) this->most_running = static_cast<std::uint32_t>(limit_);
+  }
+
+  FutureState* make_child(std::uint32_t i) override {
+    if constexpr (by_number) {
+      return release((*position_)[static_cast<std::iter_difference_t<Iterator>>(i)]);
+    } else if constexpr (std::ranges::forward_range<View>) {
+      return release(*kept_[i]);
+    } else {
+      return release(static_cast<Reference&&>(kept_[i]));
+    }
+  }
+
+  template <class Element>
+  FutureState* release(Element&& element) {
+    if constexpr (is_coroutine<Made>) {
+      auto coroutine = std::invoke(f_, std::forward<Element>(element));
+      if (OURO_UNLIKELY(!coroutine)) throw_awaited_twice();
+      return coroutine.release();
+    } else {
+      return to_coroutine(std::invoke(f_, std::forward<Element>(element))).release();
+    }
+  }
+
+  std::vector<Kept> kept_;
   F f_;
   View view_;
   std::size_t limit_;
@@ -202,6 +264,8 @@ class [[nodiscard("a map does nothing until it is awaited")]] Map {
 // Awaits `f(element)` for every element, at most `limit` at a time, and gives the results in the order of the elements
 // (a vector; nothing for void). Each child is made when it is started. Errors and cancellation are as in gather: at the
 // first error no further child is started, those that run are cancelled and awaited, then the error is thrown.
+// Threads: in a group with a floating parent `f` is called, and the range read, by several workers at once; a range
+// that cannot be indexed is walked to its end before the first child starts.
 // Lifetime: a range given as an lvalue is referred to; an rvalue, and `f`, live in the map. An element that the range
 // makes anew (a view that transforms, say) goes when `f` returns: a coroutine takes it by value.
 // If cancelled: all children are; when they have ended, CancelledError is thrown.

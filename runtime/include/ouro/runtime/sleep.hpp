@@ -38,7 +38,9 @@ class SleepAwaiterBase : public Waitee {
     task.leaf = coroutine.address();
     timer_.target = &task;
     const Duration delay = timer_.deadline.time_since_epoch();
-    if (delay <= Duration::zero() || task.has(flag_must_cancel)) {
+    const unsigned flags = task.all_flags();
+    if (OURO_UNLIKELY(flags & flag_shared)) return suspend_shared(task, delay, false, where);
+    if (delay <= Duration::zero() || (flags & flag_must_cancel)) {
       task.home->ready.push_back(task);
       return;
     }
@@ -56,6 +58,8 @@ class SleepAwaiterBase : public Waitee {
   }
 
   OURO_EXPORT static const WaiteeKind sleep_kind;
+  // In a group. With `until` timer_.deadline is the time itself.
+  OURO_EXPORT void suspend_shared(FutureState& task, Duration delay, bool until, std::source_location where) noexcept;
   TimerNode timer_;
 };
 
@@ -74,7 +78,9 @@ class SleepUntilAwaiter final : public SleepAwaiterBase {
     FutureState& task = task_of(coroutine, "sleep_until");
     task.leaf = coroutine.address();
     timer_.target = &task;
-    if (task.has(flag_must_cancel)) {
+    const unsigned flags = task.all_flags();
+    if (OURO_UNLIKELY(flags & flag_shared)) return suspend_shared(task, Duration(1), true, where);
+    if (flags & flag_must_cancel) {
       task.home->ready.push_back(task);
       return;
     }

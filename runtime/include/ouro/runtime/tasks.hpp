@@ -35,7 +35,7 @@ class OURO_EXPORT AnyTask : public AnyFuture {
   void set_name(std::string_view name) { detail::set_name(handle_.state(), name); }
 
   // How many times cancel() was asked for, less the uncancel()s.
-  int cancelling() const { return handle_.state().cancel_requests; }
+  int cancelling() const { return static_cast<int>(handle_.state().cancel_requests()); }
   // Takes one request back; at zero, a CancelledError that has not been delivered is called off. Returns what is left.
   int uncancel();
 
@@ -71,10 +71,13 @@ namespace detail {
 OURO_EXPORT LoopState& require_running();
 OURO_EXPORT LoopState& state_of(BaseEventLoop& loop) noexcept;
 
+// In place of a loop, for schedule_later(): the new task floats.
+inline LoopState* floats() noexcept { return reinterpret_cast<LoopState*>(1); }
+
 // A task that was started eagerly suspended in its first step.
 OURO_EXPORT void suspended_eagerly(LoopState& home, FutureState& state) noexcept;
-// Makes the record a task of `home`, of the loop that runs here if that is nullptr, with two references, the loop's and
-// the handle's, and queues or starts it.
+// Makes the record a task of `home` (nullptr: with the home of the current task; floats()), with two references, the
+// loop's and the handle's, and queues or starts it.
 OURO_EXPORT void schedule_task(LoopState* home, FutureState& state, const TaskOptions& options,
                                std::source_location where);
 
@@ -91,6 +94,12 @@ Task<T> schedule_later(LoopState* home, Coroutine<T>& coroutine, const TaskOptio
   }
   coroutine.release();
   return Task<T>(state);
+}
+
+template <class T>
+Task<T> float_task(Coroutine<T>&& coroutine, const TaskOptions& options, std::source_location where) {
+  if (OURO_UNLIKELY(!coroutine)) throw_awaited_twice();
+  return schedule_later(floats(), coroutine, options, where);
 }
 
 // Eager starts are in line, because the calls would often cost as much as the task.
@@ -124,8 +133,8 @@ OURO_INLINE inline Task<T> schedule(LoopState* home, Coroutine<T>&& coroutine, c
 // Throws: RuntimeError without a running loop; the coroutine is destroyed then.
 template <class A>
   requires Awaitable<std::remove_cvref_t<A>>
-auto create_task(A&& awaitable, TaskOptions options = {},
-                 std::source_location where = std::source_location::current()) {
+OURO_INLINE inline auto create_task(A&& awaitable, TaskOptions options = {},
+                                    std::source_location where = std::source_location::current()) {
   if constexpr (is_coroutine<A>) {
     static_assert(!std::is_lvalue_reference_v<A>, "a coroutine is move-only: pass std::move(coroutine)");
     return detail::schedule(nullptr, std::move(awaitable), options, where);
@@ -149,6 +158,30 @@ auto create_task(TaskOptions options, F&& f, Args&&... args) {
   auto coroutine = detail::to_coroutine(std::forward<F>(f), std::forward<Args>(args)...);
   const std::source_location where = coroutine.get()->created;
   return detail::schedule(nullptr, std::move(coroutine), options, where);
+}
+
+// Schedules a coroutine, or any awaitable, to run on whichever worker is free: the task floats, wherever it is made. On
+// a single loop it is create_task.
+// Threads: those of a running loop; others use run_coroutine_threadsafe.
+// Throws: RuntimeError without a running loop; the coroutine is destroyed then.
+template <class A>
+  requires Awaitable<std::remove_cvref_t<A>>
+auto spawn(A&& awaitable, TaskOptions options = {}, std::source_location where = std::source_location::current()) {
+  if constexpr (is_coroutine<A>) {
+    static_assert(!std::is_lvalue_reference_v<A>, "a coroutine is move-only: pass std::move(coroutine)");
+    return detail::float_task(std::move(awaitable), options, where);
+  } else {
+    auto coroutine = detail::to_coroutine(std::forward<A>(awaitable));
+    return detail::float_task(std::move(coroutine), options, where);
+  }
+}
+// The same for `f(args...)`, which live as long as the task.
+template <class F, class... Args>
+  requires CoroutineCallable<std::decay_t<F>&, std::decay_t<Args>...>
+auto spawn(F&& f, Args&&... args) {
+  auto coroutine = detail::to_coroutine(std::forward<F>(f), std::forward<Args>(args)...);
+  const std::source_location where = coroutine.get()->created;
+  return detail::float_task(std::move(coroutine), TaskOptions(), where);
 }
 
 namespace detail {

@@ -1,22 +1,5 @@
-// The state that futures, tasks and nested coroutines share, and the part of a loop that they touch. Everything here is
-// plain data with the few inline operations of the hot path; the rest is in src/core.cpp.
-//
-// One record serves three roles, so that a coroutine becomes a task without another allocation:
-//   plain future   allocated by create_future; imitates a coroutine frame (resume, destroy, state) to be freed alike
-//   task           the promise of a coroutine that create_task, gather or run scheduled
-//   nested         the promise of a coroutine that another coroutine awaits directly: it runs inside that one's task
-//
-// A record belongs to its home loop; only that loop's thread reads or writes it, so nothing here is atomic. What other
-// threads send comes through LoopState::inbox. (A loop in a group of several will set flag_shared when it makes a
-// record; records of a single loop never pay for it.)
-//
-// Life. `refs` counts the handles, and one for the loop while a task is not finished; a task that only a gather owns
-// has no count at all: the gather's vector holds it until it completes. A coroutine that nobody needs when it ends does
-// not suspend there: it flows off its end, and the compiler's own code destroys the frame. No frame is destroyed inside
-// its own await_suspend.
-//
-// Outcome. flag_done and the outcome become visible at final_suspend, after the destructors of the coroutine's locals.
-// Waiters are told in the order of registration, and each only becomes ready: nothing of the user's runs in between.
+// What a loop shows to futures and tasks, and what they do with it and with each other. The record itself is in
+// record.hpp; what is no inline operation is in src/core.cpp.
 #pragma once
 
 #include <coroutine>
@@ -33,6 +16,7 @@
 #include <ouro/runtime/detail/atomic.hpp>
 #include <ouro/runtime/detail/frame_pool.hpp>
 #include <ouro/runtime/detail/ready_queue.hpp>
+#include <ouro/runtime/detail/record.hpp>
 
 namespace ouro {
 class BaseEventLoop;
@@ -42,141 +26,8 @@ class Parker;
 
 namespace ouro::detail {
 
-struct LoopState;
-struct FutureState;
 class AsyncGeneratorState;
 class TimerWheel;
-
-class Waitee;
-
-// What can be done with a thing that is waited for. One constant for each kind of thing.
-struct WaiteeKind {
-  // Asks it to end early. True: the task will be resumed, and with CancelledError unless what is awaited decides
-  // otherwise; false: nothing could be done, and the caller remembers the cancellation.
-  bool (*cancel)(Waitee& self, FutureState& task, const std::string& message) noexcept;
-  // The future or task to which a cancellation goes on instead; nullptr, or one that gives nullptr: none.
-  FutureState* (*forward)(const Waitee& self) noexcept;
-  // Takes one suspended child out, for destruction before its parent; gives nullptr if there is none (left).
-  FutureState* (*take_child)(Waitee& self) noexcept;
-  // What it is, in a word or two.
-  const char* what;
-};
-
-// What a suspended task waits for. It lives in the awaiter, in the frame of the innermost coroutine. No virtual
-// functions: an awaiter that does not have to wait writes nothing here.
-class Waitee {
- public:
-  bool cancel(FutureState& task, const std::string& message) noexcept { return kind->cancel(*this, task, message); }
-  FutureState* forward() const noexcept { return kind->forward ? kind->forward(*this) : nullptr; }
-  FutureState* take_child() noexcept { return kind->take_child ? kind->take_child(*this) : nullptr; }
-
-  const WaiteeKind* kind;  // set before a task waits
-  union {
-    std::source_location site;  // of the co_await; likewise
-  };
-
- protected:
-  Waitee() noexcept {}  // NOLINT: see above
-  explicit Waitee(const WaiteeKind& of) noexcept : kind(&of) {}
-  ~Waitee() = default;
-};
-
-// One who wants to hear that a future is done. Linked into the future's list while it is not.
-struct Waiter {
-  Waiter* next;
-  Waiter* prev;
-  void (*notify)(Waiter& self, FutureState& done) noexcept;  // the waiter is unlinked already
-};
-
-// The rare belongings of a future or task, made when first needed.
-struct Rare {
-  std::string name;
-  std::string cancel_message;
-  std::uint32_t number = 0;  // of the default name
-  bool named = false;
-};
-
-enum Flag : std::uint16_t {
-  outcome_none = 0,
-  outcome_value = 1,
-  outcome_exception = 2,
-  outcome_cancelled = 3,
-  outcome_mask = 3,
-  flag_done = 1 << 2,
-  flag_task = 1 << 3,            // drives a coroutine
-  flag_nested = 1 << 4,          // runs inside the task that `owner.task` names
-  flag_gathered = 1 << 5,        // owned by a gather alone: see owner.gather and index
-  flag_started = 1 << 6,         // has run at least once
-  flag_must_cancel = 1 << 7,     // CancelledError is due at the next suspension, or at this resume
-  flag_deliver_cancel = 1 << 8,  // what was awaited was cancelled: CancelledError at this resume
-  flag_unretrieved = 1 << 9,     // failed, and nobody has looked at the exception
-  flag_linked = 1 << 10,         // in the loop's list of tasks
-  flag_belongings = 1 << 11,     // an exception or a Rare is to be destroyed with the record
-  flag_direct = 1 << 12,         // a gather's child without handles whose value goes to slots[index] as it is
-  flag_shared = 1 << 13,         // used by several threads (groups of loops)
-  flag_foreign = 1 << 14,        // a coroutine type that is not ours suspended inside this task
-  flag_first_step = 1 << 15,     // a map's child, as flag_direct, which has not suspended yet; or an eager task which
-                                 // has not, of which there is one handle: the loop's reference is not counted yet
-};
-
-class GatherState;
-
-// A task in its loop's list.
-struct TaskLink {
-  FutureState* prev;
-  FutureState* next;
-};
-
-// A child in its gather.
-struct ChildPlace {
-  std::uint32_t index;     // which result is its
-  std::uint32_t position;  // where the gather's list of children names it, or `not_listed`
-};
-
-struct FutureState : ReadyNode {
-  union {
-    LoopState* home;    // task, plain future
-    FutureState* task;  // nested: the task in which it runs
-  };
-  union {
-    Waiter* waiters;               // first of a circular list, or nullptr
-    GatherState* gather;           // flag_gathered
-    class NestedAwaiter* awaiter;  // nested: what awaits it, in its parent's frame
-  };
-  Waitee* waiting_on;   // what the suspended task waits for; nullptr while it runs or is ready
-  std::uintptr_t rare;  // 0, or a Rare*, or (number << 1 | 1) of the default name
-  union {
-    TaskLink link;     // flag_linked
-    ChildPlace child;  // flag_gathered
-  };
-  std::source_location created;
-  std::uint32_t refs;
-  std::uint16_t flags;
-  std::uint16_t cancel_requests;
-
-  bool done() const noexcept { return (flags & flag_done) != 0; }
-  Flag outcome() const noexcept { return static_cast<Flag>(flags & outcome_mask); }
-  bool cancelled() const noexcept { return done() && outcome() == outcome_cancelled; }
-  bool has(Flag flag) const noexcept { return (flags & flag) != 0; }
-  // Always stored whole, and loaded as that. Left to itself a compiler stores the one byte that changed, or loads the
-  // neighbours too, and a load that is wider than a store before it waits until that has left the store buffer.
-  OURO_INLINE void set_flags(unsigned all) noexcept {
-    __atomic_store_n(&flags, static_cast<std::uint16_t>(all), __ATOMIC_RELAXED);
-  }
-  OURO_INLINE unsigned all_flags() const noexcept { return __atomic_load_n(&flags, __ATOMIC_RELAXED); }
-  OURO_INLINE void set(unsigned bits) noexcept { set_flags(all_flags() | bits); }
-  OURO_INLINE void clear(unsigned bits) noexcept { set_flags(all_flags() & ~bits); }
-  OURO_INLINE void set_outcome(Flag ending) noexcept {
-    set_flags((all_flags() & ~static_cast<unsigned>(outcome_mask)) | ending);
-  }
-
-  // The address of the frame that this record is the promise of (or of what imitates it).
-  void* frame() noexcept { return reinterpret_cast<char*>(this) - sizeof(FrameHeader); }
-
-  FutureState() noexcept {}  // NOLINT: initialise() sets what matters
-};
-inline constexpr std::uint32_t not_listed = 0xffffffffU;
-static_assert(sizeof(FutureState) == 80);
 
 // What a loop shows to futures and tasks. Made with the loop; outlives it while records refer to it.
 // Threads: the loop's, but for `inbox`.
@@ -192,7 +43,9 @@ struct LoopState {
   bool eager = false;    // the task factory starts tasks at once, and does nothing else
   bool has_factory = false;
   bool running = false;                      // some thread is inside run_*
-  bool special = false;                      // one of the four above: making a task takes the long way
+  bool special = false;                      // one of the four above, or a worker: making a task takes the long way
+  FutureState* hop = nullptr;                // in a group: what runs next, once what runs now has stopped
+  struct Worker* worker = nullptr;           // its place in a group of several loops; nullptr for a single loop
   FutureState* tasks = nullptr;              // the linked tasks, newest first
   GatherState* gathers = nullptr;            // the gathers in flight, newest first: they list their own children
   AsyncGeneratorState* asyncgens = nullptr;  // the generators that have started and not ended, newest first
@@ -200,6 +53,7 @@ struct LoopState {
   AsyncGeneratorState* closing_asyncgens = nullptr;  // of these the ones that a task closes
   bool asyncgens_shut_down = false;                  // one that starts from now on is reported
   std::uint32_t last_number = 0;                     // of default task names
+  std::uint32_t number_step = 1;                     // in a group each loop has numbers of its own
   std::uint64_t last_callback = 0;                   // of done-callbacks' tokens
   std::uint64_t live = 0;                            // records that name this loop as their home
   bool destroying = false;                           // a record is being destroyed; the next ones wait:
@@ -229,7 +83,7 @@ struct LoopState {
 };
 
 inline void update_special(LoopState& loop) noexcept {
-  loop.special = loop.debug || loop.closed || loop.eager || loop.has_factory;
+  loop.special = loop.debug || loop.closed || loop.eager || loop.has_factory || loop.worker != nullptr;
 }
 
 // The value of LoopState::inbox while its loop sleeps.
@@ -289,13 +143,42 @@ FutureState& task_of(std::coroutine_handle<Promise> coroutine, const char* opera
   }
 }
 
+// ---- The ways of shared records: src/shared.hpp ----
+
+// A task of a group is about to suspend: from now on others can find it.
+OURO_EXPORT void publish(FutureState& task) noexcept;
+// It waits for `waitee` from now on; a cancellation that came meanwhile sets flag_must_cancel.
+OURO_EXPORT void begin_shared_wait(FutureState& task, Waitee& waitee) noexcept;
+// It runs again, and waits for nothing. Sets flag_must_cancel if a cancellation is due.
+OURO_EXPORT void end_shared_wait(FutureState& task) noexcept;
+OURO_EXPORT void wake_shared(FutureState& task) noexcept;
+// A task that yields: ready again, behind others.
+OURO_EXPORT void yield_shared(FutureState& task) noexcept;
+OURO_EXPORT void drop_shared_ref(FutureState& state) noexcept;
+// A shared task is at its end and suspended: lets go of the reference that kept it.
+OURO_EXPORT void leave_shared(FutureState& state) noexcept;
+
+inline void begin_wait(FutureState& task, Waitee& waitee) noexcept {
+  if (OURO_UNLIKELY(task.has(flag_shared))) return begin_shared_wait(task, waitee);
+  task.waiting_on = &waitee;
+}
 // Makes a suspended task ready.
 inline void wake(FutureState& task) noexcept {
+  if (OURO_UNLIKELY(task.has(flag_shared))) return wake_shared(task);
   task.waiting_on = nullptr;
   task.home->ready.push_back(task);
 }
 
 // For src/ alone.
+inline void count_request(FutureState& task) noexcept {
+  if (task.cancel_requests() != word_requests) ++task.cancel_word;
+}
+void remember_message(FutureState& task, const std::string& message) noexcept;
+bool same_group(const FutureState& a, const FutureState& b) noexcept;
+void retire(FutureState& state) noexcept;
+void settle_debts(FutureState& state) noexcept;
+// A new number for a default name of a task that this thread makes.
+std::uint32_t new_number(LoopState& home) noexcept;
 LoopState* set_running_state(LoopState* loop) noexcept;
 void link_task(FutureState& state) noexcept;
 void reset_unstarted(FutureState& task) noexcept;
@@ -317,19 +200,19 @@ inline void initialise(FutureState& state, std::source_location where) noexcept 
   state.created = where;
   state.refs = 0;
   state.flags = 0;
-  state.cancel_requests = 0;
+  state.cancel_word = 0;
 }
 
 extern const FrameHeader first_step;  // the leaf of a task that has not run
 // Gives a task the number of its default name, unless it has a name.
 inline void number_task(FutureState& state, LoopState& home) noexcept {
-  if (OURO_LIKELY(state.rare == 0)) state.rare = std::uintptr_t{++home.last_number} << 1 | 1;
+  if (OURO_LIKELY(state.rare == 0)) state.rare = std::uintptr_t{home.last_number += home.number_step} << 1 | 1;
 }
 // The words that say how far a task is, in one store.
-inline void set_stage(FutureState& state, std::uint32_t refs, unsigned flags) noexcept {
+inline void set_stage(FutureState& state, std::uint32_t refs, unsigned flags, unsigned word = 0) noexcept {
   state.refs = refs;
   state.flags = static_cast<std::uint16_t>(flags);
-  state.cancel_requests = 0;
+  state.cancel_word = static_cast<std::uint16_t>(word);
 }
 
 // A task ended: tells its waiters, and lets go of the loop's reference. True if that was the last one: the frame is to
@@ -337,11 +220,12 @@ inline void set_stage(FutureState& state, std::uint32_t refs, unsigned flags) no
 OURO_EXPORT bool complete(FutureState& state) noexcept;
 // The usual end of a task that nobody waits for yet. True if it was that, and the frame stays.
 OURO_INLINE inline bool complete_quietly(FutureState& state) noexcept {
-  if (state.flags == (flag_task | flag_started | flag_first_step | outcome_value)) {
+  const unsigned flags = state.all_flags();
+  if (flags == (flag_task | flag_started | flag_first_step | outcome_value)) {
     state.set_flags(flag_task | flag_started | flag_done | outcome_value);
     return true;
   }
-  if (state.flags != (flag_task | flag_started | outcome_value) || state.waiters || state.refs == 1) return false;
+  if (flags != (flag_task | flag_started | outcome_value) || state.waiters || state.refs == 1) return false;
   state.set_flags(flag_task | flag_started | flag_done | outcome_value);
   --state.refs;
   return true;
@@ -360,20 +244,40 @@ void owe_cancel(FutureState& task) noexcept;
 // At a resume: throws CancelledError if one is due.
 [[noreturn]] OURO_EXPORT void throw_cancelled(FutureState& task);
 inline void check_cancelled(FutureState& task) {
-  if (OURO_UNLIKELY(task.flags & (flag_must_cancel | flag_deliver_cancel))) throw_cancelled(task);
+  if (OURO_UNLIKELY(task.all_flags() & (flag_must_cancel | flag_deliver_cancel | flag_shared))) {
+    if (task.has(flag_shared)) end_shared_wait(task);
+    if (task.all_flags() & (flag_must_cancel | flag_deliver_cancel)) throw_cancelled(task);
+  }
 }
 
 // Throws what a record without a value holds: its exception, CancelledError, or that it is not done.
 [[noreturn]] OURO_EXPORT void throw_no_value(FutureState& state);
 
-inline void add_ref(FutureState& state) noexcept { ++state.refs; }
+inline void add_ref(FutureState& state) noexcept {
+  if (OURO_UNLIKELY(state.has(flag_shared))) {
+    __atomic_fetch_add(&state.refs, 1, __ATOMIC_RELAXED);
+  } else {
+    ++state.refs;
+  }
+}
 // From now on there may be handles to a task, and it may be found: the short ways of ending are closed.
 inline void leave_first_step(FutureState& task) noexcept {
+  if (OURO_UNLIKELY(task.has(flag_shared))) return publish(task);
   if (task.has(flag_first_step) && !task.has(flag_gathered)) add_ref(task);  // the loop's
   task.clear(flag_direct | flag_first_step);
 }
+// Handles; for a task of a single loop that is not done, and the loop's reference.
+inline std::uint32_t handles_of(const FutureState& state) noexcept {
+  return __atomic_load_n(&state.refs, __ATOMIC_ACQUIRE) & ~own_ref;
+}
+// The same for a record of any loop, before a handle is given away.
+inline void open_to_handles(FutureState& task) noexcept {
+  if (OURO_UNLIKELY(task.home->worker != nullptr)) return publish(task);
+  leave_first_step(task);
+}
 OURO_EXPORT void destroy(FutureState& state) noexcept;
 inline void drop_ref(FutureState& state) noexcept {
+  if (OURO_UNLIKELY(state.has(flag_shared))) return drop_shared_ref(state);
   if (--state.refs == 0) destroy(state);
 }
 

@@ -25,11 +25,16 @@
 #include <ouro/runtime/config.hpp>
 #include <ouro/runtime/detail/core.hpp>
 #include <ouro/runtime/detail/result.hpp>
+#include <ouro/runtime/detail/spin_lock.hpp>
 
 namespace ouro::detail {
 
-// A future of the caller's among the children.
-struct GatherNode : Waiter {
+struct Worker;
+class FutureHandle;
+
+// A future of the caller's among the children. Imitates a frame, to be posted to the gather's loop by another.
+struct GatherNode : FrameHeader, ReadyNode, Waiter {
+  GatherNode() noexcept : FrameHeader{nullptr, nullptr}, ReadyNode{nullptr, nullptr}, Waiter{} {}
   FutureState* future = nullptr;  // one reference is held
   GatherState* gather = nullptr;
   std::uint32_t index = 0;
@@ -37,9 +42,32 @@ struct GatherNode : Waiter {
   void (*store)(GatherNode& self) = nullptr;  // copies the future's value to its slot
 };
 
+// Children of a gather that have not started, in a group: whoever holds the share starts them, and puts it into his
+// deque while one of them runs. src/gather_shared.cpp
+struct alignas(8) GatherShare {
+  GatherState* gather;
+  std::uint32_t next;
+  std::uint32_t end;
+  GatherShare* held_next = nullptr;  // see GatherState::held_back
+};
+
 class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Waitee {
  public:
   GatherState(const GatherState&) = delete;
+
+  // ---- In a group: a floating parent's ----
+  enum class Listed : std::uint8_t { now, before, aborting };
+  // A private child becomes public.
+  Listed list_shared(FutureState& child) noexcept;
+  FutureState* parent_task() const noexcept { return parent; }
+  // A child ended, whose value has been stored. `child` was private until its end.
+  void private_child_ended(FutureState& child) noexcept;
+  // As child_done().
+  bool shared_child_done(FutureState& child) noexcept;
+  // Goes on with a share that was taken out of a deque, of another worker if it was `stolen`.
+  // The public children of the gather for which the task waits, a handle to each, at the end of `tasks`.
+  static void append_children(FutureState& task, std::vector<FutureHandle>& tasks);
+  static void run_share(GatherShare& share, Worker& worker, bool stolen) noexcept;
 
   // ---- For children ----
   void* slots = nullptr;  // the results: an array, or with `indirect` an array of pointers
@@ -58,6 +86,7 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   bool let_go(FutureState& child) noexcept {
     home->current = nullptr;  // the frame goes, and the destructors of its arguments may ask
     if (OURO_LIKELY(child.refs == 0)) return true;
+    if (handles_of(child) == 0) return true;
     keep_child(child);
     return false;
   }
@@ -65,6 +94,7 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   void child_failed(FutureState& child, std::exception_ptr exception) noexcept;
   // A child ended. True if its frame is to go.
   bool child_done(FutureState& child) noexcept {
+    if (OURO_UNLIKELY(shared)) return shared_child_done(child);
     if (OURO_LIKELY(fixed)) {
       children[child.child.position] = nullptr;
     } else if (child.child.position == not_listed) {
@@ -116,6 +146,44 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
 
   // Queues the runner; from now on the object must not move.
   void start(FutureState& task, void* frame, std::source_location where) noexcept;
+
+  // ---- In a group: src/gather_shared.cpp ----
+  friend class SharedCancel;
+  // Starts the first child in place of the parent. Requires: the derived class is ready to make children.
+  void start_shared(FutureState& task, void* frame, std::source_location where) noexcept;
+  // Map: makes the child for the i-th element. Threads: several at once. Throws: what the user's code throws.
+  virtual FutureState* make_child(std::uint32_t i);
+  void link_futures() noexcept;
+  bool keeps_parent_private() const noexcept;
+  bool stop_requested() const noexcept { return __atomic_load_n(&aborting, __ATOMIC_RELAXED); }
+  bool stopped(Worker& worker) noexcept;
+  bool stopped_from_above() noexcept;
+  void advance(GatherShare& from, Worker& worker, unsigned spare) noexcept;
+  FutureState* take_child(std::uint32_t i) noexcept;
+  FutureState* make_or_fail(std::uint32_t i, Worker& worker) noexcept;
+  void start_child(FutureState& child, std::uint32_t i, GatherShare& from, Worker& worker) noexcept;
+  bool take_back(GatherShare& from, Worker& worker) noexcept;
+  void release_share(GatherShare& from) noexcept;
+  void retire(GatherShare& from, Worker& worker, unsigned spare) noexcept;
+  bool may_start_shared(GatherShare& from) noexcept;
+  void one_less_runs(Worker& worker) noexcept;
+  void release_held(Worker& worker) noexcept;
+  void count_down(Worker* worker, unsigned counts) noexcept;
+  void finish_shared(Worker* worker) noexcept;
+  void unlist_shared(FutureState& child) noexcept;
+  // Public children from place `from` on, a reference for each; `from` moves on.
+  std::size_t collect_public(FutureState** found, std::size_t most, std::uint32_t& from) noexcept;
+  // True if it was not ending early before.
+  bool begin_abort(std::exception_ptr error, bool cancelled, const std::string& message) noexcept;
+  void leave_group_abort() noexcept;
+  void fail_shared(std::exception_ptr exception) noexcept;
+  void fail_children_shared() noexcept;
+  void cancel_children_shared() noexcept;
+  FutureState* take_public_child() noexcept;
+  bool pin() noexcept;  // false if it is over
+  void unpin() noexcept;
+  static void arrived(void* leaf);  // a future of the caller's is done, on another thread
+
   // Throws: ValueError for a future of another loop, RuntimeError for the task itself.
   void check_futures(FutureState& task) const;
   // The end of the wait: throws what the gather has to throw.
@@ -131,12 +199,17 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   // The runner has nothing more to start.
   void runner_done() noexcept;
   void adopt_child(FutureState& child, std::uint32_t i, unsigned more_flags = 0) noexcept {
-    if (OURO_UNLIKELY(child.has(flag_gathered))) return;
+    const unsigned flags = child.all_flags();
+    if (OURO_UNLIKELY(flags & flag_gathered)) return;
+    adopt_new_child(child, i, flags | more_flags);
+  }
+  void adopt_new_child(FutureState& child, std::uint32_t i, unsigned flags) noexcept {
     child.leaf = child.frame();
     child.home = home;
     child.gather = this;
-    child.child = {i, i};
-    child.set(flag_task | flag_gathered | child_flags | more_flags);
+    child.child.index = i;
+    child.child.position = i;
+    child.set_flags(flags | flag_task | flag_gathered | child_flags);
   }
   void abort() noexcept {
     aborting = true;
@@ -158,6 +231,13 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   static void never_destroyed(void* leaf);  // marks the header
 
   FutureState* parent = nullptr;
+  bool shared = false;                       // the parent floats: the counts and lists are under `lock`, or atomic
+  bool counted_abort = false;                // in WorkerGroup::aborting
+  SpinLock lock;                             // of the list of public children, and of how the gather ends early
+  GatherShare share{};                       // the first one
+  std::uint32_t most_running = 0xffffffffU;  // a map's limit, in a group
+  std::uint32_t running_now = 0;             // with a limit: children that have started and not ended
+  GatherShare* held_back = nullptr;          // with a limit: shares that wait until one of them ends
   unsigned child_flags = 0;      // flag_direct or flag_first_step, if the children's values are stored as they are
   GatherNode* nodes = nullptr;   // beside children, or nullptr if all are owned
   std::uint32_t count = 0;       // of children
@@ -217,7 +297,9 @@ void store_in_slot(GatherState& gather, std::uint32_t index, FutureResult<T>& ch
         return copy ? T(child.value()) : T(std::move(child.value()));
       } else {
         // While a task is at its end and still linked, one reference is the loop's own.
-        if (copy && child.refs > (child.has(flag_linked) ? 2U : 1U)) throw_shared_result();
+        if (copy && handles_of(child) > (child.has(flag_linked) && !child.has(flag_shared) ? 2U : 1U)) {
+          throw_shared_result();
+        }
         return std::move(child.value());
       }
     };
@@ -299,6 +381,21 @@ OURO_INLINE inline bool give_to_slot(FutureResult<T>& child) noexcept {
   if (--gather.pending == 0) gather.finish();
   if (OURO_UNLIKELY(held_meanwhile<T>(child))) return gather.let_go(child);
   child.home->current = nullptr;  // as let_go()
+  return true;
+}
+// A floating child that nobody has heard of. True: its frame is to go.
+inline constexpr unsigned private_child =
+    flag_task | flag_gathered | flag_started | flag_direct | flag_first_step | flag_shared;
+template <class T>
+OURO_INLINE inline bool give_to_shared_slot(FutureResult<T>& child) noexcept {
+  GatherState& gather = *child.gather;
+  const std::uint32_t index = child.child.index;
+  if constexpr (!std::is_void_v<T>) {
+    T* slot = gather.indirect ? static_cast<T**>(gather.slots)[index] : static_cast<T*>(gather.slots) + index;
+    *slot = static_cast<T&&>(child.value());
+  }
+  if (OURO_UNLIKELY(held_meanwhile<T>(child))) return gather.shared_child_done(child);
+  gather.private_child_ended(child);
   return true;
 }
 // flag_first_step: a child of a map. The runner looks. True if its frame is to go.

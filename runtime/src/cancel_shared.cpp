@@ -1,0 +1,326 @@
+// Cancellation in a group.
+//
+// It walks as it does on one loop (core.cpp, gather_cancel.cpp): from a task to what that awaits, and at a gather to
+// the gather's children. Here tasks run, end and go meanwhile, so the walk holds a reference to each record on which it
+// stands, and a count of each gather (pin()). One walk at a time goes through a group (WorkerGroup::cancelling), which
+// makes the marks on gathers the walk's own; nothing of the user's runs under that lock: what is destroyed is destroyed
+// after it.
+//
+// What belongs to one worker is left to that worker: pinned tasks, sleeps, errands get a message, a callback of their
+// loop. The request counts at once; for a floating task word_due says that a cancellation is due, so it hears of it
+// wherever it resumes, if the message comes too late.
+//
+// A chain that changes under the walk may look like a ring that it is not: then a task stops waiting although what it
+// waits for could have been cancelled. A real ring stands still, and is found.
+#include <array>
+#include <mutex>
+#include <string>
+#include <utility>
+
+#include <ouro/runtime/base_event_loop.hpp>
+#include <ouro/runtime/futures.hpp>
+
+#include "drive.hpp"
+#include "shared.hpp"
+#include "worker.hpp"
+
+namespace ouro::detail {
+
+namespace {
+
+std::string message_of(const FutureState& task) {
+  const Rare* rare = task.rare ? rare_if(task) : nullptr;
+  return rare ? rare->cancel_message : std::string();
+}
+
+// Runs `f` on the thread of `home`, soon; not at all if the loop is closed, or without memory.
+template <class F>
+void send(LoopState& home, F f) noexcept {
+  try {
+    auto* node = TypedCallbackNode<F>::make(home, std::source_location(), true, std::move(f));
+    if (!post_to(home, *node)) node->abandon();
+  } catch (...) {
+    // The cancellation arrives when the wait ends.
+  }
+}
+
+FutureHandle handle_of(FutureState& state) noexcept {
+  add_ref(state);
+  return FutureHandle(state);
+}
+
+// What the task awaits, if that is a future or a task.
+FutureHandle next_of(FutureState& state) noexcept {
+  if (!state.has(flag_task)) return FutureHandle();
+  if (!state.floating()) {
+    if (running_loop != state.home || !state.waiting_on) return FutureHandle();
+    FutureState* next = state.waiting_on->forward();
+    return next ? handle_of(*next) : FutureHandle();
+  }
+  RecordLock lock(state);
+  FutureState* next = state.waiting_on ? state.waiting_on->forward() : nullptr;
+  return next ? handle_of(*next) : FutureHandle();
+}
+
+// As find_ring().
+FutureState* find_shared_ring(FutureState& first) noexcept {
+  FutureHandle mark = handle_of(first);
+  std::uint64_t steps = 0;
+  std::uint64_t limit = 2;
+  for (FutureHandle at = next_of(first); at.get(); at = next_of(*at.get())) {
+    if (at.get() == mark.get()) return at.get();
+    if (++steps == limit) {
+      mark = at;
+      steps = 0;
+      limit *= 2;
+    }
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+class SharedCancel {
+ public:
+  SharedCancel(WorkerGroup& group, const std::string& message) noexcept : group_(group), message_(message) {
+    group.cancelling.lock();
+    outer_ = std::exchange(group.walk, this);
+  }
+  ~SharedCancel() {
+    group_.walk = outer_;
+    group_.cancelling.unlock();
+  }
+  SharedCancel(const SharedCancel&) = delete;
+
+  bool cancel(FutureState& first) noexcept {
+    const bool accepted = cancel_chain(first);
+    walk();
+    return accepted;
+  }
+
+  // A gather that fails: its children are to end, the futures of the caller go on.
+  void fail(GatherState& gather) noexcept {
+    if (outer_) {
+      outer_->enlist(gather, GatherState::Walked::to_fail);  // its turn comes
+      return;
+    }
+    enlist(gather, GatherState::Walked::to_fail);
+    walk();
+  }
+
+  // The task of this gather is about to wait, and a cancellation is due.
+  void cancel_children(GatherState& gather) noexcept {
+    enlist(gather, GatherState::Walked::to_cancel);
+    walk();
+  }
+
+ private:
+  // False if it is over.
+  bool enlist(GatherState& gather, GatherState::Walked how) noexcept {
+    if (gather.walked != GatherState::Walked::no) {
+      if (gather.walked == GatherState::Walked::to_fail) gather.walked = how;
+      return true;
+    }
+    if (!gather.pin()) return false;
+    gather.walked = how;
+    gather.next_walked = nullptr;
+    *end_ = &gather;
+    end_ = &gather.next_walked;
+    return true;
+  }
+
+  void walk() noexcept {
+    for (GatherState* gather = first_; gather; gather = gather->next_walked) {
+      const bool failed = gather->walked == GatherState::Walked::to_fail;
+      gather->walked = GatherState::Walked::done;
+      if (!failed) gather->begin_abort(nullptr, true, message_);
+      visit(*gather, !failed);
+    }
+    // The marks go when all have been met, so that none is met twice.
+    while (GatherState* gather = first_) {
+      first_ = gather->next_walked;
+      gather->walked = GatherState::Walked::no;
+      gather->unpin();
+    }
+    end_ = &first_;
+  }
+
+  void visit(GatherState& gather, bool also_futures) noexcept {
+    std::array<FutureState*, 64> children;
+    for (std::uint32_t from = 0; from < gather.count;) {
+      const std::size_t n = gather.collect_public(children.data(), children.size(), from);
+      for (std::size_t i = 0; i < n; ++i) {
+        cancel_chain(*children[i]);
+        drop_ref(*children[i]);
+      }
+    }
+    if (!gather.nodes) return;
+    if (!also_futures) return gather.let_go_of_futures();
+    for (std::uint32_t i = 0; i < gather.count; ++i) {
+      FutureState* future = gather.nodes[i].future;
+      if (future && !future->done()) cancel_chain(*future);
+    }
+  }
+
+  // True: it was not done when asked.
+  bool cancel_chain(FutureState& first) noexcept {
+    if (first.done()) return false;
+    FutureState* const ring = find_shared_ring(first);
+    FutureHandle at = handle_of(first);
+    while (FutureState* task = at.get()) {
+      FutureHandle next;
+      if (!task->has(flag_task)) {
+        if (!cancel_plain(*task) && task == &first) return false;
+        return true;
+      }
+      if (!count(*task)) return task != &first;
+      if (task->floating()) {
+        next = cancel_floating(*task, task == ring);
+      } else if (running_loop == task->home) {
+        next = cancel_pinned(*task, task == ring);
+      } else {
+        send(*task->home, [task = at, message = message_] {
+          if (!task.get()->done()) SharedCancel(*group_of_loop(*task.get()->home), message).deliver(*task.get());
+        });
+      }
+      at = std::move(next);
+    }
+    return true;
+  }
+
+  // False if it is done.
+  bool count(FutureState& task) noexcept {
+    if (!task.has(flag_shared)) {
+      remember_message(task, message_);
+      count_request(task);
+      return true;
+    }
+    RecordLock lock(task);
+    if (task.done()) return false;
+    lock.count_request();
+    remember_message(task, message_);
+    return true;
+  }
+
+  // A request that has been counted reaches the pinned task's thread.
+  void deliver(FutureState& task) noexcept {
+    FutureHandle at = cancel_pinned(task, false);
+    if (at.get()) cancel_chain(*at.get());
+    walk();
+  }
+
+  // What the task awaits is to be cancelled instead, or nothing: it has heard.
+  FutureHandle cancel_pinned(FutureState& task, bool in_ring) noexcept {
+    if (OURO_UNLIKELY(task.home->closed)) return FutureHandle();  // a destructor asks: the close destroys the task
+    Waitee* waitee = task.waiting_on;
+    if (!waitee) {
+      owe_cancel(task);
+      return FutureHandle();
+    }
+    if (FutureState* inner = in_ring ? nullptr : waitee->forward()) {
+      if (!inner->done()) return handle_of(*inner);
+      owe_cancel(task);  // it is on its way to resume
+      return FutureHandle();
+    }
+    if (GatherState* gather = GatherState::from(*waitee)) {
+      gather->cancel_or_owe(message_);
+    } else if (!waitee->cancel(task, message_)) {
+      owe_cancel(task);
+    }
+    return FutureHandle();
+  }
+
+  FutureHandle cancel_floating(FutureState& task, bool in_ring) noexcept {
+    LoopState* home = nullptr;
+    {
+      RecordLock lock(task);
+      Waitee* waitee = task.waiting_on;
+      FutureState* inner = waitee ? waitee->forward() : nullptr;
+      if (inner && !in_ring && !inner->done()) return handle_of(*inner);
+      if (waitee && !inner) {
+        GatherState* gather = GatherState::from(*waitee);
+        if (gather && enlist(*gather, GatherState::Walked::to_cancel)) return FutureHandle();
+      }
+      lock.set(word_due);
+      if (!waitee) return FutureHandle();
+      home = &home_of(task);
+    }
+    if (in_ring) {
+      leave_ring(task);
+    } else if (running_loop == home) {
+      stop_wait(task);
+    } else {
+      send(*home, [held = handle_of(task)] { stop_wait(*held.get()); });
+    }
+    return FutureHandle();
+  }
+
+  // On the worker where the task sleeps, if it still does.
+  static void stop_wait(FutureState& task) noexcept {
+    Waitee* waitee = nullptr;
+    {
+      RecordLock lock(task);
+      waitee = task.waiting_on;
+      if (!waitee || &home_of(task) != running_loop || waitee->forward() || GatherState::from(*waitee)) return;
+      if ((lock.word() & word_due) == 0) return;
+    }
+    // Only this thread ends such a wait; word_due stays, and is what the task hears.
+    static_cast<void>(waitee->cancel(task, std::string()));
+  }
+
+  // The task waits in a ring of tasks: it stops waiting.
+  static void leave_ring(FutureState& task) noexcept {
+    FutureHandle awaited = next_of(task);
+    if (!awaited.get()) return;
+    RecordLock lock(*awaited.get());
+    for (Waiter* waiter = awaited.get()->waiters; waiter && !awaited.get()->done();) {
+      if (FutureAwaiterBase::waits_for(*waiter, task)) {
+        unlink_waiter(*awaited.get(), *waiter);
+        make_ready(task);
+        return;
+      }
+      waiter = waiter->next == awaited.get()->waiters ? nullptr : waiter->next;
+    }
+  }
+
+  static bool cancel_plain(FutureState& future) noexcept {
+    if (!claim(future)) return false;
+    future.set_outcome(outcome_cancelled);
+    settle_shared(future);
+    LoopState& home = *future.home;
+    if (running_loop == &home) {
+      leave_source(future);
+    } else {
+      send(home, [held = handle_of(future)] { leave_source(*held.get()); });
+    }
+    return true;
+  }
+
+  // On the thread that gave the future away, to an executor say.
+  static void leave_source(FutureState& future) noexcept {
+    if (Waitee* source = std::exchange(future.waiting_on, nullptr)) source->cancel(future, std::string());
+  }
+
+  static WorkerGroup* group_of_loop(const LoopState& home) noexcept { return &home.worker->group; }
+
+  WorkerGroup& group_;
+  const std::string message_;
+  SharedCancel* outer_ = nullptr;
+  GatherState* first_ = nullptr;
+  GatherState** end_ = &first_;
+  DeferredDestruction later_;
+};
+
+bool cancel_shared(FutureState& first, const std::string& message) noexcept {
+  if (first.done()) return false;
+  return SharedCancel(home_of(first).worker->group, message).cancel(first);
+}
+
+void GatherState::fail_children_shared() noexcept { SharedCancel(home->worker->group, std::string()).fail(*this); }
+
+void GatherState::cancel_children_shared() noexcept {
+  const std::string message = message_of(*parent);
+  SharedCancel(home->worker->group, message).cancel_children(*this);
+}
+
+}  // namespace ouro::detail

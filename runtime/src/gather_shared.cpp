@@ -1,0 +1,448 @@
+// gather and map of a floating parent: children that any worker of the group may start.
+//
+// The children that have not started are a share, a range of indices. Whoever holds the share takes the next child from
+// it, puts the share into his deque and runs the child, in place of whatever ran before: the parent that suspended, or
+// the child that ended. When a child ends and its share is still the newest entry of the deque, the worker takes it out
+// again and goes on; so a fork-join program that nobody steals from runs depth first, like calls, with two exchanges on
+// the deque for two children. A thief takes the share from the other end of the deque, puts one half of what is left
+// back for others to steal, and goes on with the other half.
+//
+// `pending` counts the shares and the children that have started and not ended; the futures of the caller; and
+// cancellers (pin()). Who counts down to zero owns the parent, and resumes it where it is. While the parent is private
+// (shared.hpp) a worker that finds nobody's counts but its own needs no read-modify-write: only holders of counts,
+// their children, and cancellers change it, and cancellers do not find a private parent.
+//
+// Public children are named in `children`, with the lowest bit of the address set, under `lock`; a child's entry is
+// nullptr while it is private. How the gather ends early (first_error, cancel_requested, aborting) is changed under
+// `lock`; `aborting` is read without it when a child is to be started, and the rest when all is over.
+#include <array>
+#include <utility>
+
+#include <ouro/runtime/detail/gather_state.hpp>
+
+#include "drive.hpp"
+#include "shared.hpp"
+#include "worker.hpp"
+
+namespace ouro::detail {
+
+namespace {
+
+constexpr std::uint32_t unlimited = 0xffffffffU;
+
+std::uint64_t load(const std::uint64_t& word) noexcept { return __atomic_load_n(&word, __ATOMIC_ACQUIRE); }
+void add(std::uint64_t& word, std::uint64_t n) noexcept { __atomic_fetch_add(&word, n, __ATOMIC_RELAXED); }
+// Acquire and release: the last one has everything that the others did.
+std::uint64_t subtract(std::uint64_t& word, std::uint64_t n) noexcept {
+  return __atomic_sub_fetch(&word, n, __ATOMIC_ACQ_REL);
+}
+
+FutureState* tagged(FutureState& child) noexcept {
+  return reinterpret_cast<FutureState*>(reinterpret_cast<std::uintptr_t>(&child) | 1);
+}
+
+void* frame_or_nothing(std::size_t bytes) noexcept {
+  try {
+    return allocate_frame(bytes);
+  } catch (...) {
+    return nullptr;
+  }
+}
+
+// `target` runs next on this worker: when what runs now has suspended or ended.
+inline void hop(Worker& worker, FutureState& target) noexcept {
+  LoopState& loop = worker.state;
+  if (OURO_UNLIKELY(--loop.budget == 0 || loop.hop)) {
+    if (loop.budget == 0) loop.budget = 1;
+    worker.push(&target);
+    worker.group.work_visible();
+    return;
+  }
+  loop.hop = &target;
+}
+
+}  // namespace
+
+inline bool GatherState::keeps_parent_private() const noexcept { return is_private(*parent); }
+
+// ---- Starting ----
+
+void GatherState::start_shared(FutureState& task, void* frame, std::source_location where) noexcept {
+  Worker& worker = *task.home->worker;
+  parent = &task;
+  home = task.home;
+  task.leaf = frame;
+  site = where;
+  shared = true;
+  waiting = true;
+  if (slot_kind == SlotKind::value) child_flags = flag_direct;
+  share = {this, 0, children || !fixed ? count : 0, nullptr};
+  pending = 1;  // the share
+  if (nodes) publish(task);
+  begin_shared_wait(task, *this);
+  if (OURO_UNLIKELY(task.has(flag_must_cancel))) {
+    task.clear(flag_must_cancel);
+    cancel_children_shared();
+  }
+  if (nodes) link_futures();
+  worker.state.current = nullptr;
+  advance(share, worker, 0);
+}
+
+void GatherState::link_futures() noexcept {
+  for (std::uint32_t i = 0; i < count; ++i) {
+    GatherNode& node = nodes[i];
+    if (!node.future) continue;
+    node.gather = this;
+    node.index = i;
+    node.notify = &notified;
+    node.linked = true;
+    add(pending, 1);
+    if (!link_shared_waiter(*node.future, node)) {
+      node.linked = false;
+      future_done(node);
+    }
+  }
+  // A cancellation that came in between has not met those that were linked after it, but for their being futures that
+  // it cancelled: each tells.
+  if (OURO_UNLIKELY(stop_requested())) let_go_of_futures();
+}
+
+// True if no further child is to be started.
+inline bool GatherState::stopped(Worker& worker) noexcept {
+  if (OURO_UNLIKELY(stop_requested())) return true;
+  if (OURO_LIKELY(worker.group.aborting.load(std::memory_order_relaxed) == 0)) return false;
+  return stopped_from_above();
+}
+
+// A gather above that was cancelled or has failed does not reach those that only private tasks connect with it.
+OURO_NOINLINE bool GatherState::stopped_from_above() noexcept {
+  for (FutureState* task = parent; task->has(flag_gathered) && is_private(*task);) {
+    GatherState& above = *task->gather;
+    if (above.stop_requested()) {
+      if (begin_abort(nullptr, true, std::string())) RecordLock(*parent).count_request();
+      return true;
+    }
+    task = above.parent;
+  }
+  return false;
+}
+
+void GatherState::advance(GatherShare& from, Worker& worker, unsigned spare) noexcept {
+  for (;;) {
+    if (OURO_UNLIKELY(from.next == from.end || stopped(worker))) return retire(from, worker, spare);
+    if (OURO_UNLIKELY(most_running != unlimited) && !may_start_shared(from)) {
+      if (spare) count_down(&worker, spare);
+      return;
+    }
+    const std::uint32_t i = from.next++;
+    const bool last = from.next == from.end;
+    if (!last) {
+      if (spare == 0) {
+        if (keeps_parent_private() && load(pending) == 1) {
+          pending = 2;
+        } else {
+          add(pending, 1);
+        }
+      }
+      worker.push(entry_of(from));
+      worker.group.work_visible();
+    } else {
+      release_share(from);
+      // The share's count is the child's from here on.
+      if (spare != 0) {
+        if (load(pending) == 2 && keeps_parent_private()) {
+          pending = 1;
+        } else {
+          subtract(pending, 1);
+        }
+      }
+    }
+    if (FutureState* child = make_or_fail(i, worker)) return start_child(*child, i, from, worker);
+    // Nothing to start there: a future of the caller, or a map that failed.
+    if (last || !take_back(from, worker)) return count_down(&worker, 1);
+    spare = 1;
+  }
+}
+
+FutureState* GatherState::make_child(std::uint32_t i) { return take_child(i); }
+
+// Atomic because of collect_public(), which reads the entries of others.
+inline FutureState* GatherState::take_child(std::uint32_t i) noexcept {
+  FutureState* child = __atomic_load_n(&children[i], __ATOMIC_RELAXED);
+  __atomic_store_n(&children[i], nullptr, __ATOMIC_RELAXED);
+  return child;
+}
+
+FutureState* GatherState::make_or_fail(std::uint32_t i, Worker& worker) noexcept {
+  if (OURO_LIKELY(fixed)) return take_child(i);
+  worker.state.current = parent;  // f and the range run in the name of the task that called map
+  try {
+    FutureState* child = make_child(i);
+    worker.state.current = nullptr;
+    return child;
+  } catch (...) {
+    worker.state.current = nullptr;
+    fail_shared(std::current_exception());
+    if (most_running != unlimited) one_less_runs(worker);
+    return nullptr;
+  }
+}
+
+inline void GatherState::start_child(FutureState& child, std::uint32_t i, GatherShare& from, Worker& worker) noexcept {
+  child.leaf = child.frame();
+  child.home = &worker.state;
+  child.gather = this;
+  child.child = {i, not_listed, &from};
+  set_stage(child, own_ref, flag_task | flag_gathered | flag_started | flag_first_step | flag_shared | child_flags,
+            word_floating);
+  hop(worker, child);
+}
+
+// Takes the share out again, if nobody has stolen it and nothing came after it.
+inline bool GatherState::take_back(GatherShare& from, Worker& worker) noexcept {
+  if (!worker.deque.newest_is(entry_of(from))) return false;
+  ReadyNode* entry = worker.deque.pop();
+  if (OURO_UNLIKELY(!entry)) return false;
+  // Another gather's share may have the address of one of ours that has gone.
+  if (OURO_LIKELY(entry == entry_of(from) && from.gather == this)) return true;
+  worker.push(entry);
+  return false;
+}
+
+void GatherState::run_share(GatherShare& share, Worker& worker, bool stolen) noexcept {
+  GatherState& gather = *share.gather;
+  worker.state.current = nullptr;
+  const std::uint32_t left = share.end - share.next;
+  if (stolen && left > 1) {
+    if (void* memory = frame_or_nothing(sizeof(GatherShare))) {
+      const std::uint32_t middle = share.end - left / 2;
+      auto* half = ::new (memory) GatherShare{&gather, middle, share.end, nullptr};
+      share.end = middle;
+      add(gather.pending, 1);
+      worker.push(entry_of(*half));
+      worker.group.work_visible();
+    }
+  }
+  gather.advance(share, worker, 0);
+}
+
+void GatherState::release_share(GatherShare& from) noexcept {
+  if (&from != &share) free_frame(&from, sizeof(GatherShare));
+}
+
+// No child of the share starts any more.
+OURO_NOINLINE void GatherState::retire(GatherShare& from, Worker& worker, unsigned spare) noexcept {
+  if (fixed && children) {
+    for (std::uint32_t i = from.next; i < from.end; ++i) {
+      FutureState* child = take_child(i);
+      if (child) std::coroutine_handle<>::from_address(child->frame()).destroy();
+    }
+  }
+  from.next = from.end;
+  release_share(from);
+  if (OURO_UNLIKELY(most_running != unlimited)) release_held(worker);
+  count_down(&worker, 1 + spare);
+}
+
+// ---- A limit ----
+
+// False: as many run as may; the share waits until one of them ends.
+bool GatherState::may_start_shared(GatherShare& from) noexcept {
+  SpinLock::Hold hold(lock);
+  if (running_now < most_running) {
+    ++running_now;
+    return true;
+  }
+  from.held_next = held_back;
+  held_back = &from;
+  return false;
+}
+
+void GatherState::one_less_runs(Worker& worker) noexcept {
+  GatherShare* freed = nullptr;
+  {
+    SpinLock::Hold hold(lock);
+    --running_now;
+    freed = held_back;
+    if (freed) held_back = freed->held_next;
+  }
+  if (!freed) return;
+  worker.push(entry_of(*freed));
+  worker.group.work_visible();
+}
+
+void GatherState::release_held(Worker& worker) noexcept {
+  GatherShare* held = nullptr;
+  {
+    SpinLock::Hold hold(lock);
+    held = std::exchange(held_back, nullptr);
+  }
+  while (held) {
+    worker.push(entry_of(*std::exchange(held, held->held_next)));
+    worker.group.work_visible();
+  }
+}
+
+// ---- Children that end ----
+
+void GatherState::private_child_ended(FutureState& child) noexcept {
+  Worker& worker = *child.home->worker;
+  worker.state.current = nullptr;  // the frame goes, and the destructors of its arguments may ask
+  if (OURO_UNLIKELY(most_running != unlimited)) one_less_runs(worker);
+  GatherShare& from = *child.child.share;
+  if (take_back(from, worker)) return advance(from, worker, 1);
+  count_down(&worker, 1);
+}
+
+bool GatherState::shared_child_done(FutureState& child) noexcept {
+  Worker& worker = *child.home->worker;
+  worker.state.current = nullptr;
+  if (is_private(child)) {
+    private_child_ended(child);
+    return true;
+  }
+  unlist_shared(child);
+  // Nobody comes by another handle if there is none.
+  const bool goes = handles_of(child) == 0;
+  if (!goes) {
+    RecordLock record(child);
+    child.waiters = nullptr;
+    const unsigned flags = (child.all_flags() | flag_done) & ~unsigned{flag_gathered};
+    __atomic_store_n(&child.flags, static_cast<std::uint16_t>(flags), __ATOMIC_RELEASE);
+    count_record(*child.home);
+  } else {
+    take_belongings(child);
+  }
+  if (OURO_UNLIKELY(most_running != unlimited)) one_less_runs(worker);
+  count_down(&worker, 1);
+  return goes;
+}
+
+inline void GatherState::count_down(Worker* worker, unsigned counts) noexcept {
+  if (load(pending) == counts && keeps_parent_private()) {
+    pending = 0;
+  } else if (subtract(pending, counts) != 0) {
+    return;
+  }
+  finish_shared(worker);
+}
+
+void GatherState::finish_shared(Worker* worker) noexcept {
+  waiting = false;
+  if (worker) {
+    hop(*worker, *parent);
+  } else {
+    make_ready(*parent);
+  }
+}
+
+// ---- The list of public children ----
+
+GatherState::Listed GatherState::list_shared(FutureState& child) noexcept {
+  SpinLock::Hold hold(lock);
+  if (!child.has(flag_first_step)) return Listed::before;
+  child.clear(flag_first_step | flag_direct);
+  children[child.child.index] = tagged(child);
+  return aborting ? Listed::aborting : Listed::now;
+}
+
+void GatherState::unlist_shared(FutureState& child) noexcept {
+  SpinLock::Hold hold(lock);
+  children[child.child.index] = nullptr;
+}
+
+std::size_t GatherState::collect_public(FutureState** found, std::size_t most, std::uint32_t& from) noexcept {
+  std::size_t n = 0;
+  SpinLock::Hold hold(lock);
+  for (; from < count && n < most; ++from) {
+    // Entries of children that have not started change without the lock.
+    const auto bits =
+        reinterpret_cast<std::uintptr_t>(children ? __atomic_load_n(&children[from], __ATOMIC_RELAXED) : nullptr);
+    if (!(bits & 1)) continue;
+    found[n] = reinterpret_cast<FutureState*>(bits - 1);
+    add_ref(*found[n]);
+    ++n;
+  }
+  return n;
+}
+
+void GatherState::append_children(FutureState& task, std::vector<FutureHandle>& tasks) {
+  GatherState* gather = nullptr;
+  if (!task.floating()) return;
+  {
+    RecordLock record(task);
+    gather = task.waiting_on ? from(*task.waiting_on) : nullptr;
+    if (!gather || !gather->pin()) return;
+  }
+  struct Unpin {
+    GatherState& gather;
+    ~Unpin() { gather.unpin(); }
+  } unpin{*gather};
+  std::array<FutureState*, 64> found;
+  for (std::uint32_t place = 0; place < gather->count;) {
+    tasks.reserve(tasks.size() + found.size());
+    const std::size_t n = gather->collect_public(found.data(), found.size(), place);
+    for (std::size_t i = 0; i < n; ++i) tasks.emplace_back(*found[i]);
+  }
+}
+
+// For the end of the group: a public child, taken out. Those that have not started go.
+FutureState* GatherState::take_public_child() noexcept {
+  for (std::uint32_t i = 0; children && i < count; ++i) {
+    const auto bits = reinterpret_cast<std::uintptr_t>(std::exchange(children[i], nullptr));
+    if (bits & 1) return reinterpret_cast<FutureState*>(bits - 1);
+    if (bits != 0) std::coroutine_handle<>::from_address(reinterpret_cast<FutureState*>(bits)->frame()).destroy();
+  }
+  return nullptr;
+}
+
+// ---- Ending early ----
+
+bool GatherState::begin_abort(std::exception_ptr error, bool cancelled, const std::string& message) noexcept {
+  std::string copy;
+  try {
+    copy = message;
+  } catch (...) {
+    // Without memory the cancellation goes on without its message.
+  }
+  bool first = false;
+  {
+    SpinLock::Hold hold(lock);
+    if (cancelled) {
+      if (first_error) cancelled_late = true;
+      cancel_requested = true;
+      cancel_message.swap(copy);
+    } else {
+      if (first_error) return false;
+      first_error.swap(error);
+    }
+    first = !std::exchange(counted_abort, true);
+    __atomic_store_n(&aborting, true, __ATOMIC_RELAXED);
+  }
+  if (first) home->worker->group.aborting.fetch_add(1, std::memory_order_relaxed);
+  return first;
+}
+
+void GatherState::leave_group_abort() noexcept {
+  if (!std::exchange(counted_abort, false)) return;
+  home->worker->group.aborting.fetch_sub(1, std::memory_order_relaxed);
+}
+
+void GatherState::fail_shared(std::exception_ptr exception) noexcept {
+  if (begin_abort(std::move(exception), false, std::string())) fail_children_shared();
+}
+
+bool GatherState::pin() noexcept {
+  std::uint64_t seen = load(pending);
+  do {
+    if (seen == 0) return false;
+  } while (!__atomic_compare_exchange_n(&pending, &seen, seen + 1, true, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE));
+  return true;
+}
+
+void GatherState::unpin() noexcept {
+  if (subtract(pending, 1) == 0) finish_shared(nullptr);
+}
+
+}  // namespace ouro::detail
