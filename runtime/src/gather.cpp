@@ -17,20 +17,34 @@ const WaiteeKind GatherState::gather_kind{
     },
     nullptr, [](Waitee& self) noexcept { return static_cast<GatherState&>(self).take_suspended_child(); }, "gather"};
 
-GatherState::~GatherState() { OURO_ASSERT(!waiting); }
+GatherState::Trouble& GatherState::trouble_of() {
+  if (!trouble) trouble = new Trouble;
+  return *trouble;
+}
+
+void GatherState::forget_trouble() noexcept { delete std::exchange(trouble, nullptr); }
+
+void GatherState::set_cancel_message(const std::string& message) noexcept {
+  if (message.empty() && !trouble) return;
+  try {
+    trouble_of().cancel_message = message;
+  } catch (...) {
+    // Without memory the cancellation goes on without its message.
+  }
+}
 
 void GatherState::never_destroyed(void*) { OURO_ASSERT(false); }
 
-void GatherState::start(FutureState& task, void* frame, std::source_location where) noexcept {
-  parent = &task;
-  home = task.home;
-  task.leaf = frame;
+void GatherState::start(void (*run)(void*), FutureState& task, void* frame, std::source_location where) noexcept {
+  begin(task, frame, where);
+  resume = run;
+  destroy = &never_destroyed;
   task.waiting_on = this;
-  site = where;
-  pending = count + 1;
-  if (!fixed) pending = 1;
+  pending = fixed ? count + std::uint64_t{1} : 1;
+  next_child = 0;
+  brake = 0;
+  child_flags = 0;
   if (slot_kind == SlotKind::value && !indirect) child_flags = fixed ? flag_direct : flag_first_step;
-  waiting = true;
   older = home->gathers;
   newer = nullptr;
   if (older) older->newer = this;
@@ -82,7 +96,7 @@ void GatherState::end_unstarted(FutureState& child) noexcept {
   child.set_outcome(outcome_cancelled);
   if (return_exceptions) {
     try {
-      unrun.emplace_back(child.child.index, exception_or_cancellation(child));
+      trouble_of().unrun.emplace_back(child.child.index, exception_or_cancellation(child));
     } catch (...) {
       fail(std::current_exception());
     }
@@ -181,6 +195,7 @@ void GatherState::forget(FutureState& child) noexcept {
 
 void GatherState::finish() noexcept {
   waiting = false;
+  holds_children = false;
   listed = 0;
   (newer ? newer->older : home->gathers) = older;
   if (older) older->newer = newer;
@@ -207,11 +222,7 @@ void GatherState::begin_cancel(const std::string& message) noexcept {
   cancel_requested = true;
   if (first_error) cancelled_late = true;
   abort();
-  try {
-    cancel_message = message;
-  } catch (...) {
-    // Without memory the cancellation goes on without its message.
-  }
+  set_cancel_message(message);
 }
 
 bool GatherState::cancel_all(const std::string& message) noexcept {
@@ -289,11 +300,11 @@ void GatherState::future_done(GatherNode& node) noexcept {
   if (--pending == 0) finish();
 }
 
-void GatherState::rethrow_if_failed() {
+void GatherState::rethrow_slowly() {
   if (OURO_UNLIKELY(counted_abort)) leave_group_abort();
   check_cancelled(*parent);
   if (first_error && !cancelled_late) std::rethrow_exception(std::move(first_error));
-  if (cancel_requested) throw CancelledError(cancel_message);
+  if (cancel_requested) throw CancelledError(cancel_message());
 }
 
 FutureState* GatherState::take_suspended_child() noexcept {

@@ -16,6 +16,7 @@
 // nullptr while it is private. How the gather ends early (first_error, cancel_requested, aborting) is changed under
 // `lock`; `aborting` is read without it when a child is to be started, and the rest when all is over.
 #include <array>
+#include <memory>
 #include <utility>
 
 #include <ouro/runtime/detail/gather_state.hpp>
@@ -65,27 +66,91 @@ inline void hop(Worker& worker, FutureState& target) noexcept {
 
 inline bool GatherState::keeps_parent_private() const noexcept { return is_private(*parent); }
 
+// ---- The steps that every child takes ----
+
+inline void GatherState::finish_shared(Worker* worker) noexcept {
+  waiting = false;
+  holds_children = false;
+  if (worker) {
+    hop(*worker, *parent);
+  } else {
+    make_ready(*parent);
+  }
+}
+
+inline void GatherState::count_down(Worker* worker, unsigned counts) noexcept {
+  if (load(pending) == counts && keeps_parent_private()) {
+    pending = 0;
+  } else if (subtract(pending, counts) != 0) {
+    return;
+  }
+  finish_shared(worker);
+}
+
+// Atomic because of collect_public(), which reads the entries of others.
+inline FutureState* GatherState::take_child(std::uint32_t i) noexcept {
+  FutureState* child = __atomic_load_n(&children[i], __ATOMIC_RELAXED);
+  __atomic_store_n(&children[i], nullptr, __ATOMIC_RELAXED);
+  return child;
+}
+
+inline void GatherState::start_child(FutureState& child, std::uint32_t i, GatherShare& from, Worker& worker) noexcept {
+  child.leaf = child.frame();
+  child.home = &worker.state;
+  child.gather = this;
+  child.child.index = i;
+  child.child.share = &from;
+  set_stage(child, own_ref, flag_task | flag_gathered | flag_started | flag_first_step | flag_shared | child_flags,
+            word_floating);
+  hop(worker, child);
+}
+
+// Takes the share out again, if nobody has stolen it and nothing came after it.
+inline bool GatherState::take_back(GatherShare& from, Worker& worker) noexcept {
+  if (!worker.deque.pop_if(entry_of(from))) return false;
+  // Another gather's share may have the address of one of ours that has gone.
+  if (OURO_LIKELY(from.gather == this)) return true;
+  worker.push(entry_of(from));
+  return false;
+}
+
+inline void GatherState::release_share(GatherShare& from) noexcept {
+  if (&from != &share) free_frame(&from, sizeof(GatherShare));
+}
+
 // ---- Starting ----
 
 void GatherState::start_shared(FutureState& task, void* frame, std::source_location where) noexcept {
   Worker& worker = *task.home->worker;
-  parent = &task;
-  home = task.home;
-  task.leaf = frame;
-  site = where;
+  begin(task, frame, where);
   shared = true;
-  waiting = true;
-  if (slot_kind == SlotKind::value) child_flags = flag_direct;
+  child_flags = slot_kind == SlotKind::value ? flag_direct : 0;
+  running_now = 0;
+  held_back = nullptr;
   share = {this, 0, children || !fixed ? count : 0, nullptr};
   pending = 1;  // the share
   if (nodes) publish(task);
-  begin_shared_wait(task, *this);
+  if (OURO_LIKELY(is_private(task))) {
+    task.waiting_on = this;
+  } else {
+    begin_shared_wait(task, *this);
+  }
   if (OURO_UNLIKELY(task.has(flag_must_cancel))) {
     task.clear(flag_must_cancel);
     cancel_children_shared();
   }
   if (nodes) link_futures();
   worker.state.current = nullptr;
+  // The usual case of advance(), by itself.
+  if (OURO_LIKELY(fixed && share.end > 1 && pending == 1 && is_private(task)) && OURO_LIKELY(!stopped(worker))) {
+    if (FutureState* first = take_child(0)) {
+      pending = 2;
+      share.next = 1;
+      worker.push(entry_of(share));
+      worker.group.work_visible();
+      return start_child(*first, 0, share, worker);
+    }
+  }
   advance(share, worker, 0);
 }
 
@@ -167,13 +232,6 @@ void GatherState::advance(GatherShare& from, Worker& worker, unsigned spare) noe
 
 FutureState* GatherState::make_child(std::uint32_t i) { return take_child(i); }
 
-// Atomic because of collect_public(), which reads the entries of others.
-inline FutureState* GatherState::take_child(std::uint32_t i) noexcept {
-  FutureState* child = __atomic_load_n(&children[i], __ATOMIC_RELAXED);
-  __atomic_store_n(&children[i], nullptr, __ATOMIC_RELAXED);
-  return child;
-}
-
 FutureState* GatherState::make_or_fail(std::uint32_t i, Worker& worker) noexcept {
   if (OURO_LIKELY(fixed)) return take_child(i);
   worker.state.current = parent;  // f and the range run in the name of the task that called map
@@ -187,27 +245,6 @@ FutureState* GatherState::make_or_fail(std::uint32_t i, Worker& worker) noexcept
     if (most_running != unlimited) one_less_runs(worker);
     return nullptr;
   }
-}
-
-inline void GatherState::start_child(FutureState& child, std::uint32_t i, GatherShare& from, Worker& worker) noexcept {
-  child.leaf = child.frame();
-  child.home = &worker.state;
-  child.gather = this;
-  child.child = {i, not_listed, &from};
-  set_stage(child, own_ref, flag_task | flag_gathered | flag_started | flag_first_step | flag_shared | child_flags,
-            word_floating);
-  hop(worker, child);
-}
-
-// Takes the share out again, if nobody has stolen it and nothing came after it.
-inline bool GatherState::take_back(GatherShare& from, Worker& worker) noexcept {
-  if (!worker.deque.newest_is(entry_of(from))) return false;
-  ReadyNode* entry = worker.deque.pop();
-  if (OURO_UNLIKELY(!entry)) return false;
-  // Another gather's share may have the address of one of ours that has gone.
-  if (OURO_LIKELY(entry == entry_of(from) && from.gather == this)) return true;
-  worker.push(entry);
-  return false;
 }
 
 void GatherState::run_share(GatherShare& share, Worker& worker, bool stolen) noexcept {
@@ -225,10 +262,6 @@ void GatherState::run_share(GatherShare& share, Worker& worker, bool stolen) noe
     }
   }
   gather.advance(share, worker, 0);
-}
-
-void GatherState::release_share(GatherShare& from) noexcept {
-  if (&from != &share) free_frame(&from, sizeof(GatherShare));
 }
 
 // No child of the share starts any more.
@@ -291,8 +324,27 @@ void GatherState::private_child_ended(FutureState& child) noexcept {
   worker.state.current = nullptr;  // the frame goes, and the destructors of its arguments may ask
   if (OURO_UNLIKELY(most_running != unlimited)) one_less_runs(worker);
   GatherShare& from = *child.child.share;
-  if (take_back(from, worker)) return advance(from, worker, 1);
-  count_down(&worker, 1);
+  if (!take_back(from, worker)) return count_down(&worker, 1);
+  // The usual cases of advance(), by themselves.
+  if (OURO_LIKELY(fixed) && OURO_LIKELY(worker.group.aborting.load(std::memory_order_relaxed) == 0)) {
+    const std::uint32_t i = from.next;
+    FutureState* const following = children[i];
+    if (OURO_LIKELY(following != nullptr)) {
+      if (i + 1 != from.end) {
+        take_child(i);
+        from.next = i + 1;
+        worker.push(entry_of(from));
+        worker.group.work_visible();
+        return start_child(*following, i, from, worker);
+      }
+      if (&from == &share && load(pending) == 2 && keeps_parent_private()) {
+        take_child(i);
+        pending = 1;
+        return start_child(*following, i, from, worker);
+      }
+    }
+  }
+  advance(from, worker, 1);
 }
 
 bool GatherState::shared_child_done(FutureState& child) noexcept {
@@ -317,24 +369,6 @@ bool GatherState::shared_child_done(FutureState& child) noexcept {
   if (OURO_UNLIKELY(most_running != unlimited)) one_less_runs(worker);
   count_down(&worker, 1);
   return goes;
-}
-
-inline void GatherState::count_down(Worker* worker, unsigned counts) noexcept {
-  if (load(pending) == counts && keeps_parent_private()) {
-    pending = 0;
-  } else if (subtract(pending, counts) != 0) {
-    return;
-  }
-  finish_shared(worker);
-}
-
-void GatherState::finish_shared(Worker* worker) noexcept {
-  waiting = false;
-  if (worker) {
-    hop(*worker, *parent);
-  } else {
-    make_ready(*parent);
-  }
 }
 
 // ---- The list of public children ----
@@ -400,9 +434,12 @@ FutureState* GatherState::take_public_child() noexcept {
 // ---- Ending early ----
 
 bool GatherState::begin_abort(std::exception_ptr error, bool cancelled, const std::string& message) noexcept {
-  std::string copy;
+  std::unique_ptr<Trouble> fresh;
   try {
-    copy = message;
+    if (!message.empty()) {
+      fresh = std::make_unique<Trouble>();
+      fresh->cancel_message = message;
+    }
   } catch (...) {
     // Without memory the cancellation goes on without its message.
   }
@@ -412,7 +449,11 @@ bool GatherState::begin_abort(std::exception_ptr error, bool cancelled, const st
     if (cancelled) {
       if (first_error) cancelled_late = true;
       cancel_requested = true;
-      cancel_message.swap(copy);
+      if (fresh && trouble) {
+        trouble->cancel_message.swap(fresh->cancel_message);
+      } else if (fresh) {
+        trouble = fresh.release();
+      }
     } else {
       if (first_error) return false;
       first_error.swap(error);

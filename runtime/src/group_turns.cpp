@@ -14,7 +14,9 @@
 //
 // Searching. A worker with nothing to do looks at the others in a random order, over and over, for as long as spinning
 // has paid lately; then it sleeps. How nobody is left asleep is told in idle_workers.hpp, and for what is sent to one
-// loop at LoopState::inbox; a worker that sleeps says so in both places, and looks at everything afterwards.
+// loop at LoopState::inbox; a worker that sleeps says so in both places, and looks at everything afterwards. Where the
+// system has a barrier of which one side is free (barrier.hpp), a push is a plain store, and the sleeper pays; but only
+// when it has slept for a while, and looks for the second time.
 #include <algorithm>
 #include <array>
 #include <thread>
@@ -32,6 +34,7 @@ namespace ouro {
 
 namespace {
 
+constexpr std::chrono::nanoseconds second_look = std::chrono::milliseconds(5);
 constexpr std::uint32_t patience = 2048;  // looks, some hundred thousand runs, before the oldest goes first
 
 using detail::ReadyNode;
@@ -196,7 +199,7 @@ inline bool BaseEventLoop::called_upon() {
 // A searcher has something to run: if it was the last one, somebody else has to go on looking.
 void BaseEventLoop::end_search() noexcept {
   detail::WorkerGroup& group = state_->worker->group;
-  if (group.idle.found() && group.any_visible()) group.work_visible();
+  if (group.idle.found() && group.any_visible(true)) group.work_visible();
 }
 
 void BaseEventLoop::search_for_work() {
@@ -253,20 +256,25 @@ bool BaseEventLoop::sleep_in_group(TimePoint deadline, bool searching) {
     return false;
   }
   group.idle.fall_asleep(worker.index, searching);
-  if (!group.any_visible()) {
+  // The barrier that a strict look needs costs as much as a wake-up, so a short sleep goes without: what it might miss,
+  // a push of the same instant whose waker saw it awake, it finds when it looks again.
+  const bool strictly = !group.light || worker.slept_once;
+  if (!group.any_visible(strictly)) {
     ++counters_.parks;
-    const TimePoint before = spin_longest_.count() != 0 ? time() : TimePoint();
+    const TimePoint before = strictly && spin_longest_.count() == 0 ? TimePoint() : time();
+    const TimePoint until = strictly ? deadline : std::min(deadline, before + second_look);
     try {
-      parker_->park(deadline);
+      parker_->park(until);
     } catch (...) {
       take_inbox(s.inbox.exchange(nullptr, std::memory_order_acquire));
       group.idle.wake_up(worker.index);
       end_search();
       throw;
     }
-    if (spin_longest_.count() != 0) {
+    if (before != TimePoint()) {
       const TimePoint now = time();
-      if (now < deadline && now - before < 2 * spin_longest_) spin_now_ = spin_longest_;  // a spin would have paid
+      if (now < until && now - before < 2 * spin_longest_) spin_now_ = spin_longest_;  // a spin would have paid
+      worker.slept_once = !strictly && now >= until;
     }
   }
   // False: somebody else has said so, and counted it among the searchers.

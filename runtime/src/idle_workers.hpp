@@ -9,7 +9,7 @@
 //      searching, by one compare-and-swap, so it is the only one to wake it; and unparks it.
 //   2. A worker that has nothing to do becomes a searcher (begin_search()), unless half of the workers are ones
 //      already, and looks at everything.
-//   3. A searcher that finds work says so (found()). If it was the last and there may be more, it does what a pusher
+//   3. A searcher that finds work says so (found()). If it was the last, somebody sleeps, and there may be more, it does what a pusher
 //      would do: pushers relied on it. So wake-ups go from worker to worker, one after the other.
 //   4. A worker that finds nothing sets its bit, and leaves the searching, in one step (fall_asleep()); then it looks
 //      at everything once more; then it parks. If that look finds work, or when it comes out of the park for a reason
@@ -74,9 +74,12 @@ class IdleWorkers {
     return true;
   }
 
-  // A searcher found work, and is busy. True if it was the last: it has to look whether there is more, and then to call
-  // wake_one().
-  bool found() noexcept { return searching(word_.fetch_sub(searching_one, std::memory_order_seq_cst)) == 1; }
+  // A searcher found work, and is busy. True if it was the last, and somebody sleeps: it has to look whether there is
+  // more, and then to call wake_one(). (Who falls asleep later looks himself.)
+  bool found() noexcept {
+    const Word before = word_.fetch_sub(searching_one, std::memory_order_seq_cst);
+    return searching(before) == 1 && sleeping(before) != 0;
+  }
 
   // It has nothing to do. What comes next is one more look at everything.
   void fall_asleep(unsigned worker, bool was_searching) noexcept {

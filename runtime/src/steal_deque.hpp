@@ -14,7 +14,7 @@
 //
 // Parking. A push ends with a sequentially consistent store, and empty() is made of such loads: so of a worker that
 // pushes and then looks who sleeps, and one that says that it sleeps and then looks at the deques, one sees the other
-// (idle_workers.hpp).
+// (idle_workers.hpp). A light push leaves the barrier to the one that sleeps (barrier.hpp).
 //
 // The array doubles when it is full. A thief may still read the old one, so old arrays are kept until the end: all
 // together they are as large as the last.
@@ -29,6 +29,8 @@
 #include <ouro/runtime/config.hpp>
 #include <ouro/runtime/detail/atomic.hpp>
 
+#include "barrier.hpp"
+
 namespace ouro::detail {
 
 template <class T>
@@ -38,20 +40,41 @@ class StealDeque {
 
   // Requires: a capacity that is a power of two.
   explicit StealDeque(std::size_t capacity = default_capacity) {
-    arrays_.push_back(std::make_unique<Array>(capacity)), array_.store(arrays_.back().get(), std::memory_order_relaxed);
+    arrays_.push_back(std::make_unique<Array>(capacity));
+    newest_ = arrays_.back().get();
+    array_.store(newest_, std::memory_order_relaxed);
   }
   StealDeque(const StealDeque&) = delete;
 
   // ---- The owner's ----
 
   // Throws: std::bad_alloc when it has to grow; the element is not in it then.
-  void push(T* element) {
+  void push(T* element) { push(element, false); }
+
+  // With `light` the store only releases: who sleeps has a barrier for both sides (barrier.hpp).
+  OURO_INLINE void push(T* element, bool light) {
     const std::int64_t bottom = bottom_.load(std::memory_order_relaxed);
-    Array* array = arrays_.back().get();
+    Array* array = newest_;
     if (OURO_UNLIKELY(bottom - top_seen_ >= array->capacity())) array = make_room(bottom);
     array->at(bottom).store(element, std::memory_order_relaxed);
     // Releases the element to thieves; sequentially consistent for parking.
-    bottom_.store(bottom + 1, std::memory_order_seq_cst);
+    if (OURO_LIKELY(light)) {
+      bottom_.store(bottom + 1, std::memory_order_release);
+      light_barrier();
+    } else {
+      bottom_.store(bottom + 1, std::memory_order_seq_cst);
+    }
+  }
+
+  // Takes the newest element out if it is this one.
+  OURO_INLINE bool pop_if(const T* element) noexcept {
+    const std::int64_t bottom = bottom_.load(std::memory_order_relaxed) - 1;
+    std::int64_t top = top_.load(std::memory_order_relaxed);
+    if (top > bottom || newest_->at(bottom).load(std::memory_order_relaxed) != element) return false;
+    bottom_.exchange(bottom, std::memory_order_seq_cst);  // as in pop()
+    top = top_.load(std::memory_order_seq_cst);
+    if (OURO_LIKELY(top < bottom)) return true;
+    return pop_last(top, bottom) != nullptr;
   }
 
   // The newest element, or nullptr.
@@ -61,24 +84,8 @@ class StealDeque {
     if (top_.load(std::memory_order_relaxed) > bottom) return nullptr;
     bottom_.exchange(bottom, std::memory_order_seq_cst);
     std::int64_t top = top_.load(std::memory_order_seq_cst);
-    T* element = nullptr;
-    if (OURO_LIKELY(top <= bottom)) {
-      element = arrays_.back()->at(bottom).load(std::memory_order_relaxed);
-      if (OURO_LIKELY(top < bottom)) return element;
-      if (!top_.compare_exchange_strong(top, top + 1, std::memory_order_seq_cst, std::memory_order_relaxed)) {
-        element = nullptr;
-      }
-    }
-    // Release: a thief that reads it has everything from before, whatever it then takes.
-    bottom_.store(bottom + 1, std::memory_order_release);
-    return element;
-  }
-
-  // Whether `element` is the newest, as far as the owner can tell without taking it.
-  bool newest_is(const T* element) const noexcept {
-    const std::int64_t newest = bottom_.load(std::memory_order_relaxed) - 1;
-    return top_.load(std::memory_order_relaxed) <= newest &&
-           arrays_.back()->at(newest).load(std::memory_order_relaxed) == element;
+    if (OURO_LIKELY(top < bottom)) return newest_->at(bottom).load(std::memory_order_relaxed);
+    return pop_last(top, bottom);
   }
 
   // The place of the oldest element, as it was: it moves when that is taken.
@@ -115,6 +122,20 @@ class StealDeque {
   }
 
  private:
+  // The owner lowered `bottom_` to `bottom`, and then saw `top`, which is not below: one element is left, or none.
+  T* pop_last(std::int64_t top, std::int64_t bottom) noexcept {
+    T* element = nullptr;
+    if (top == bottom) {
+      element = newest_->at(bottom).load(std::memory_order_relaxed);
+      if (!top_.compare_exchange_strong(top, top + 1, std::memory_order_seq_cst, std::memory_order_relaxed)) {
+        element = nullptr;
+      }
+    }
+    // Release: a thief that reads it has everything from before, whatever it then takes.
+    bottom_.store(bottom + 1, std::memory_order_release);
+    return element;
+  }
+
   class Array {
    public:
     explicit Array(std::size_t capacity) : mask_(capacity - 1), elements_(new Atomic<T*>[capacity]) {}
@@ -130,14 +151,14 @@ class StealDeque {
   OURO_NOINLINE Array* make_room(std::int64_t bottom) {
     // Acquire: a thief that raised `top_` has read its element, which is overwritten next.
     top_seen_ = top_.load(std::memory_order_acquire);
-    Array* array = arrays_.back().get();
+    Array* array = newest_;
     if (bottom - top_seen_ < array->capacity()) return array;
     auto larger = std::make_unique<Array>(static_cast<std::size_t>(2 * array->capacity()));
     for (std::int64_t i = top_seen_; i < bottom; ++i) {
       larger->at(i).store(array->at(i).load(std::memory_order_relaxed), std::memory_order_relaxed);
     }
     arrays_.push_back(std::move(larger));
-    array = arrays_.back().get();
+    array = newest_ = arrays_.back().get();
     array_.store(array, std::memory_order_release);  // pairs with the acquire in steal()
     return array;
   }
@@ -148,6 +169,7 @@ class StealDeque {
   alignas(64) Atomic<std::int64_t> bottom_{0};
   // The owner's own.
   std::int64_t top_seen_ = 0;  // `top_`, some time ago
+  Array* newest_;
   std::vector<std::unique_ptr<Array>> arrays_;
   // The newest array, for thieves.
   alignas(64) Atomic<Array*> array_{nullptr};

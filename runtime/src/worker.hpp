@@ -23,6 +23,7 @@
 #include <ouro/runtime/detail/gather_state.hpp>
 #include <ouro/runtime/detail/worker_group.hpp>
 
+#include "barrier.hpp"
 #include "idle_workers.hpp"
 #include "inject_queue.hpp"
 #include "registry.hpp"
@@ -59,6 +60,7 @@ struct Worker {
   Worker(WorkerGroup& of, unsigned place, LoopState& loop);
 
   WorkerGroup& group;
+  const bool light;  // pushes leave the barrier to who falls asleep
   const unsigned index;
   LoopState& state;
   StealDeque<ReadyNode> deque;
@@ -67,6 +69,7 @@ struct Worker {
   std::uint64_t random;                // of the order in which it looks at the others
   ReadyNode* stolen = nullptr;         // what the last search found: it runs next
   GatherShare* unstealable = nullptr;  // shares for which the deque had no memory
+  bool slept_once = false;             // long enough for a second look: the next one is strict
   bool looking = false;                // the loop looks at the ring and the timers: what that wakes runs next
   std::int64_t oldest = 0;             // the place of the oldest entry of the deque,
   std::uint32_t oldest_looks = 0;      // and for how many looks it has been that
@@ -86,7 +89,14 @@ struct Worker {
   void push_behind(ReadyNode* entry) noexcept { put(lane, entry); }
 
  private:
-  void put(StealDeque<ReadyNode>& where, ReadyNode* entry) noexcept;
+  OURO_INLINE void put(StealDeque<ReadyNode>& where, ReadyNode* entry) noexcept {
+    try {
+      where.push(entry, light);
+    } catch (...) {
+      put_aside(entry);
+    }
+  }
+  void put_aside(ReadyNode* entry) noexcept;
 };
 
 class WorkerGroup {
@@ -96,6 +106,7 @@ class WorkerGroup {
 
   IdleWorkers idle;
   const unsigned size;
+  const bool light = has_heavy_barrier();
   std::vector<std::unique_ptr<Worker>> workers;  // complete before any of them runs
   InjectQueue<ReadyNode> injection;
   // Raised after each push to `injection`, which itself only releases: what a worker that falls asleep reads.
@@ -127,7 +138,9 @@ class WorkerGroup {
   }
   // From any thread.
   void inject(ReadyNode& task) noexcept;
-  bool any_visible() noexcept;
+  // Whether a worker that has just fallen asleep, or was the last to search, would leave work lying about. Not
+  // `strictly`: what was pushed in the last instants may be missed.
+  bool any_visible(bool strictly) noexcept;
 
  private:
   void wake_somebody() noexcept;

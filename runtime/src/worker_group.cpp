@@ -13,19 +13,19 @@
 namespace ouro::detail {
 
 Worker::Worker(WorkerGroup& of, unsigned place, LoopState& loop)
-    : group(of), index(place), state(loop), injected(of.injection), random(0x9e3779b97f4a7c15U * (place + 1)) {}
+    : group(of),
+      light(of.light),
+      index(place),
+      state(loop),
+      injected(of.injection),
+      random(0x9e3779b97f4a7c15U * (place + 1)) {}
 
-void Worker::put(StealDeque<ReadyNode>& where, ReadyNode* entry) noexcept {
-  try {
-    where.push(entry);
-  } catch (...) {
-    // Without memory it waits where nobody steals it: a task in the loop's own queue. A share has been in this deque
-    // before, which never shrinks; its first push is the one that may fail.
-    if (GatherShare* share = share_of(entry)) {
-      share->held_next = std::exchange(unstealable, share);
-    } else {
-      state.ready.push_back(*entry);
-    }
+// Without memory it waits where nobody steals it.
+void Worker::put_aside(ReadyNode* entry) noexcept {
+  if (GatherShare* share = share_of(entry)) {
+    share->held_next = std::exchange(unstealable, share);
+  } else {
+    state.ready.push_back(*entry);
   }
 }
 
@@ -90,7 +90,8 @@ void WorkerGroup::inject(ReadyNode& task) noexcept {
   work_visible();
 }
 
-bool WorkerGroup::any_visible() noexcept {
+bool WorkerGroup::any_visible(bool strictly) noexcept {
+  if (light && strictly) heavy_barrier();  // the other half of what each push left out
   static_cast<void>(injections.load(std::memory_order_seq_cst));
   if (injection.size() != 0) return true;
   for (const auto& worker : workers) {

@@ -29,9 +29,9 @@ TEST(IdleWorkersTest, WakesOneSleeperUnlessSomebodySearches) {
   EXPECT_EQ(idle.searchers(), 1U);
   EXPECT_EQ(idle.wake_one(), -1) << "worker 1 searches already";
   EXPECT_FALSE(idle.wake_up(1)) << "it was woken";
-  EXPECT_TRUE(idle.found()) << "the last that searched";
+  EXPECT_TRUE(idle.found()) << "the last that searched, and 2 sleeps";
   EXPECT_EQ(idle.wake_one(), 2);
-  EXPECT_TRUE(idle.found());
+  EXPECT_FALSE(idle.found()) << "nobody sleeps";
   EXPECT_EQ(idle.sleepers(), 0U);
 }
 
@@ -54,7 +54,7 @@ TEST(IdleWorkersTest, OneAloneSearchesToo) {
   IdleWorkers idle(1);
   EXPECT_TRUE(idle.begin_search());
   EXPECT_FALSE(idle.begin_search());
-  EXPECT_TRUE(idle.found());
+  EXPECT_FALSE(idle.found());
 }
 
 // ---- A crowd ----

@@ -96,6 +96,16 @@ auto gather_child(A&& awaitable) {
 template <class A>
 using GatherChild = decltype(gather_child(std::declval<A>()));
 
+// The same, but what is a child already is not moved on the way.
+template <class A>
+decltype(auto) pass_child(A&& awaitable) {
+  if constexpr (std::is_same_v<GatherChild<A>, A> && !std::is_reference_v<A>) {
+    return static_cast<A&&>(awaitable);
+  } else {
+    return gather_child(std::forward<A>(awaitable));
+  }
+}
+
 template <class T>
 void store_future(GatherNode& node) {
   FutureState& future = *node.future;
@@ -165,7 +175,12 @@ class GatherTuple {
   using ElementOf = std::conditional_t<Outcomes, Outcome<T>, std::conditional_t<std::is_void_v<T>, std::monostate, T>>;
 
  public:
-  explicit GatherTuple(Children... children) : children_(std::move(children)...) {}
+  template <class... Awaitables>
+  explicit GatherTuple(std::in_place_t, Awaitables&&... awaitables)
+      : children_(pass_child(std::forward<Awaitables>(awaitables))...) {}
+  // Before it is bound: there is nothing but the children.
+  GatherTuple(GatherTuple&& other) noexcept : children_(std::move(other.children_)) {}
+  ~GatherTuple() = default;
 
   static constexpr std::size_t size() noexcept { return sizeof...(Children); }
 
@@ -190,7 +205,16 @@ class GatherTuple {
  private:
   template <std::size_t... I>
   void bind_each(std::index_sequence<I...>) {
+    (check_one<I>(), ...);
     (bind_one<I>(), ...);
+  }
+
+  template <std::size_t I>
+  void check_one() const {
+    const auto& child = std::get<I>(children_);
+    if constexpr (!isfuture<std::remove_cvref_t<decltype(child)>>) {
+      if (OURO_UNLIKELY(!child)) throw_awaited_twice();
+    }
   }
 
   template <std::size_t I>
@@ -199,10 +223,10 @@ class GatherTuple {
     using Child = std::remove_cvref_t<decltype(child)>;
     slot_table_[I] = &std::get<I>(slots_);
     if constexpr (isfuture<Child>) {
+      list_[I] = nullptr;
       nodes_[I].future = &child.handle().state();
       nodes_[I].store = &store_future<ValueOf<Child>>;
     } else {
-      if (!child) throw_awaited_twice();
       list_[I] = child.release();
     }
   }
@@ -227,8 +251,8 @@ class GatherTuple {
 
   std::tuple<Children...> children_;
   std::tuple<SlotOf<ValueOf<Children>>...> slots_;
-  std::array<void*, sizeof...(Children)> slot_table_{};
-  std::array<FutureState*, sizeof...(Children)> list_{};
+  std::array<void*, sizeof...(Children)> slot_table_;  // set by bind(), as the next
+  std::array<FutureState*, sizeof...(Children)> list_;
   std::array<GatherNode, (isfuture<Children> || ... || false) ? sizeof...(Children) : 0> nodes_;
 };
 
@@ -237,13 +261,13 @@ class GatherTuple {
 template <class Storage, bool Outcomes>
 class GatherAwaiter final : public GatherState {
  public:
-  explicit GatherAwaiter(Storage&& storage) : GatherState(&GatherState::run_fixed), storage_(std::move(storage)) {
-    this->return_exceptions = Outcomes;
-  }
+  explicit GatherAwaiter(Storage&& storage) : storage_(std::move(storage)) { this->return_exceptions = Outcomes; }
   GatherAwaiter(GatherAwaiter&& other) : GatherState(std::move(other)), storage_(std::move(other.storage_)) {
     this->return_exceptions = Outcomes;
   }
-  ~GatherAwaiter() { destroy_children(); }
+  ~GatherAwaiter() {
+    if (OURO_UNLIKELY(this->holds_children)) destroy_children();
+  }
 
   bool await_ready() const noexcept { return storage_.size() == 0; }
 
@@ -252,17 +276,25 @@ class GatherAwaiter final : public GatherState {
                      std::source_location where = std::source_location::current()) {
     FutureState& task = task_of(coroutine, "gather");
     count = listed = static_cast<std::uint32_t>(storage_.size());
+    children = nullptr;
     storage_.bind(*this, children, nodes);
     if (!children) listed = 0;
-    if (nodes) check_futures(task);
+    if (nodes) {
+      home = task.home;
+      shared = waiting = false;
+      holds_children = true;  // if that throws
+      check_futures(task);
+    }
     if (OURO_UNLIKELY(task.floating())) return start_shared(task, coroutine.address(), where);
-    start(task, coroutine.address(), where);
+    start(&GatherState::run_fixed, task, coroutine.address(), where);
   }
 
   auto await_resume() {
     if (this->parent) rethrow_if_failed();
     if constexpr (Outcomes) {
-      for (auto& [index, exception] : this->unrun) storage_.set_exception(index, exception);
+      if (this->trouble) {
+        for (auto& [index, exception] : this->trouble->unrun) storage_.set_exception(index, exception);
+      }
     }
     return storage_.take();
   }
@@ -283,6 +315,9 @@ template <class Storage, bool Outcomes>
 class [[nodiscard("a gather does nothing until it is awaited")]] Gather {
  public:
   explicit Gather(Storage storage) noexcept : storage_(std::move(storage)) {}
+  template <class... Awaitables>
+  explicit Gather(std::in_place_t place, Awaitables&&... awaitables)
+      : storage_(place, std::forward<Awaitables>(awaitables)...) {}
 
   detail::GatherAwaiter<Storage, Outcomes> operator co_await() {
     if (taken_) detail::throw_awaited_twice();
@@ -300,13 +335,13 @@ template <class... Awaitables>
   requires((Awaitable<std::remove_cvref_t<Awaitables>> || CoroutineCallable<std::decay_t<Awaitables>&>) && ...)
 auto gather(Awaitables&&... awaitables) {
   using Storage = detail::GatherTuple<false, detail::GatherChild<Awaitables>...>;
-  return Gather<Storage, false>(Storage(detail::gather_child(std::forward<Awaitables>(awaitables))...));
+  return Gather<Storage, false>(std::in_place, std::forward<Awaitables>(awaitables)...);
 }
 template <class... Awaitables>
   requires((Awaitable<std::remove_cvref_t<Awaitables>> || CoroutineCallable<std::decay_t<Awaitables>&>) && ...)
 auto gather(ReturnExceptions, Awaitables&&... awaitables) {
   using Storage = detail::GatherTuple<true, detail::GatherChild<Awaitables>...>;
-  return Gather<Storage, true>(Storage(detail::gather_child(std::forward<Awaitables>(awaitables))...));
+  return Gather<Storage, true>(std::in_place, std::forward<Awaitables>(awaitables)...);
 }
 
 namespace detail {

@@ -40,15 +40,16 @@ class MapAwaiter final : public GatherState {
   using T = typename Child::value_type;
 
  public:
-  MapAwaiter(F&& f, View&& view, std::size_t limit)
-      : GatherState(&MapAwaiter::run), f_(std::move(f)), view_(std::move(view)), limit_(limit) {
+  MapAwaiter(F&& f, View&& view, std::size_t limit) : f_(std::move(f)), view_(std::move(view)), limit_(limit) {
     prepare();
   }
   MapAwaiter(MapAwaiter&& other)
       : GatherState(std::move(other)), f_(std::move(other.f_)), view_(std::move(other.view_)), limit_(other.limit_) {
     prepare();
   }
-  ~MapAwaiter() { destroy_children(); }
+  ~MapAwaiter() {
+    if (OURO_UNLIKELY(this->holds_children)) destroy_children();
+  }
 
   bool await_ready() const noexcept { return false; }
 
@@ -62,7 +63,7 @@ class MapAwaiter final : public GatherState {
     }
     if constexpr (std::ranges::sized_range<View>) grow(static_cast<std::size_t>(std::ranges::size(view_)));
     position_.emplace(std::ranges::begin(view_));
-    start(task, coroutine.address(), where);
+    start(&MapAwaiter::run, task, coroutine.address(), where);
   }
 
   auto await_resume() {
@@ -76,6 +77,9 @@ class MapAwaiter final : public GatherState {
     this->return_exceptions = Outcomes;
     this->fixed = false;
     this->slot_kind = ResultSlots<T, Outcomes>::kind;
+    this->slots = nullptr;
+    this->children = nullptr;
+    this->count = this->listed = 0;
   }
 
   void grow(std::size_t size) {
@@ -169,7 +173,7 @@ class MapAwaiter final : public GatherState {
     this->children = suspended_.data();
     this->listed = static_cast<std::uint32_t>(suspended_.size());
     ++this->pending;
-    if (OURO_UNLIKELY(this->aborting)) cancel(child, this->cancel_message);  // it cancelled the map in its first step
+    if (OURO_UNLIKELY(this->aborting)) cancel(child, this->cancel_message());  // it cancelled the map in its first step
   }
   void unlisted(std::uint32_t left) noexcept override { suspended_.resize(left); }
 

@@ -48,7 +48,7 @@ struct alignas(8) GatherShare {
   GatherState* gather;
   std::uint32_t next;
   std::uint32_t end;
-  GatherShare* held_next = nullptr;  // see GatherState::held_back
+  GatherShare* held_next;  // see GatherState::held_back
 };
 
 class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Waitee {
@@ -64,20 +64,20 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   void private_child_ended(FutureState& child) noexcept;
   // As child_done().
   bool shared_child_done(FutureState& child) noexcept;
-  // Goes on with a share that was taken out of a deque, of another worker if it was `stolen`.
   // The public children of the gather for which the task waits, a handle to each, at the end of `tasks`.
   static void append_children(FutureState& task, std::vector<FutureHandle>& tasks);
+  // Goes on with a share that was taken out of a deque, of another worker if it was `stolen`.
   static void run_share(GatherShare& share, Worker& worker, bool stolen) noexcept;
 
   // ---- For children ----
-  void* slots = nullptr;  // the results: an array, or with `indirect` an array of pointers
+  void* slots;             // the results: an array, or with `indirect` an array of pointers
+  FutureState** children;  // the owned ones; an entry is nullptr once it has completed, or is a future's
+  LoopState* home;
+  std::uint64_t pending;
   bool indirect = false;
-  bool fixed = true;           // `children` has an entry for every child (gather), or for the suspended ones (map)
-  bool ended_at_once = false;  // map: the child that the runner has started ended in its first step
-  FutureState** children = nullptr;  // the owned ones; an entry is nullptr once it has completed, or is a future's
+  bool fixed = true;   // `children` has an entry for every child (gather), or for the suspended ones (map)
+  bool ended_at_once;  // map: the child that the runner has started ended in its first step
   SlotKind slot_kind = SlotKind::value;
-  LoopState* home = nullptr;
-  std::uint64_t pending = 0;
 
   // The last child has ended: wakes the parent.
   void finish() noexcept;
@@ -109,8 +109,8 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   }
 
   // ---- For all_tasks ----
-  GatherState* older = nullptr;
-  GatherState* newer = nullptr;
+  GatherState* older;
+  GatherState* newer;
   // Calls `f` with each child that has not completed.
   template <class F>
   void each_child(F&& f) {
@@ -138,14 +138,26 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
 
  protected:
   friend class CancelWalk;
-  explicit GatherState(void (*run)(void*)) noexcept
-      : FrameHeader{run, &never_destroyed}, ReadyNode{nullptr, nullptr}, Waitee(gather_kind) {}
-  GatherState(GatherState&& other) noexcept
-      : FrameHeader(other), ReadyNode(other), Waitee(gather_kind) {}  // before it started
-  ~GatherState();
+  // Small gathers are made by the million: what starting sets is not set here.
+  GatherState() noexcept {}                               // NOLINT
+  GatherState(GatherState&&) noexcept : GatherState() {}  // NOLINT: before it started
+  ~GatherState() {
+    if (OURO_UNLIKELY(trouble != nullptr)) forget_trouble();
+  }
 
   // Queues the runner; from now on the object must not move.
-  void start(FutureState& task, void* frame, std::source_location where) noexcept;
+  void start(void (*run)(void*), FutureState& task, void* frame, std::source_location where) noexcept;
+  void begin(FutureState& task, void* frame, std::source_location where) noexcept {
+    parent = &task;
+    home = task.home;
+    task.leaf = frame;
+    kind = &gather_kind;
+    site = where;
+    ended_at_once = shared = counted_abort = aborting = cancel_requested = cancelled_late = starved = false;
+    walked = Walked::no;
+    waiting = true;
+    holds_children = true;
+  }
 
   // ---- In a group: src/gather_shared.cpp ----
   friend class SharedCancel;
@@ -187,7 +199,16 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   // Throws: ValueError for a future of another loop, RuntimeError for the task itself.
   void check_futures(FutureState& task) const;
   // The end of the wait: throws what the gather has to throw.
-  void rethrow_if_failed();
+  void rethrow_if_failed() {
+    const unsigned flags = parent->all_flags();
+    if (OURO_UNLIKELY(first_error || cancel_requested || counted_abort)) return rethrow_slowly();
+    if ((flags & (flag_shared | flag_first_step)) == (flag_shared | flag_first_step)) {
+      parent->waiting_on = nullptr;  // private: see src/shared.hpp
+    } else if (OURO_UNLIKELY(flags & (flag_must_cancel | flag_deliver_cancel | flag_shared))) {
+      rethrow_slowly();
+    }
+  }
+  void rethrow_slowly();
   void forget(FutureState& child) noexcept;
   void refill() noexcept;
   // A map's list of suspended children got shorter.
@@ -230,36 +251,47 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   static void run_fixed(void* leaf);
   static void never_destroyed(void* leaf);  // marks the header
 
+  // What few gathers need.
+  struct Trouble {
+    std::string cancel_message;
+    // With return_exceptions: the children that were cancelled before their first step. Their typed slots wait for the
+    // awaiter.
+    std::vector<std::pair<std::uint32_t, std::exception_ptr>> unrun;
+  };
+  Trouble& trouble_of();  // throws: std::bad_alloc
+  void set_cancel_message(const std::string& message) noexcept;
+  std::string cancel_message() const { return trouble ? trouble->cancel_message : std::string(); }
+  void forget_trouble() noexcept;
+
   FutureState* parent = nullptr;
-  bool shared = false;                       // the parent floats: the counts and lists are under `lock`, or atomic
-  bool counted_abort = false;                // in WorkerGroup::aborting
-  SpinLock lock;                             // of the list of public children, and of how the gather ends early
-  GatherShare share{};                       // the first one
-  std::uint32_t most_running = 0xffffffffU;  // a map's limit, in a group
-  std::uint32_t running_now = 0;             // with a limit: children that have started and not ended
-  GatherShare* held_back = nullptr;          // with a limit: shares that wait until one of them ends
-  unsigned child_flags = 0;      // flag_direct or flag_first_step, if the children's values are stored as they are
-  GatherNode* nodes = nullptr;   // beside children, or nullptr if all are owned
-  std::uint32_t count = 0;       // of children
-  std::uint32_t listed = 0;      // of entries in `children`
-  std::uint32_t next_child = 0;  // the first that has not been started
-  std::uint64_t brake = 0;       // map: how many children may have been made before the runner looks at the rest
+  GatherNode* nodes = nullptr;  // beside children, or nullptr if all are owned
+  std::uint32_t count;          // of children
+  std::uint32_t listed;         // of entries in `children`
+  std::uint32_t next_child;     // the first that has not been started
+  unsigned child_flags;         // flag_direct or flag_first_step, if the children's values are stored as they are
+  std::uint64_t brake;          // map: how many children may have been made before the runner looks at the rest
   bool return_exceptions = false;
-  bool aborting = false;  // no further child is started
-  bool cancel_requested = false;
-  bool cancelled_late = false;  // after the first error: the cancellation is what the parent hears of
-  bool waiting = false;         // started and not finished
-  bool starved = false;         // the runner left because the limit was reached: the next child that ends queues it
-  std::exception_ptr first_error;
-  std::string cancel_message;
-  // In the list of a CancelWalk.
+  bool holds_children = false;  // some may be there when the awaiter goes
+  bool waiting;                 // started and not finished
+  bool aborting;                // no further child is started
+  bool cancel_requested;
+  bool cancelled_late;  // after the first error: the cancellation is what the parent hears of
+  bool starved;         // the runner left because the limit was reached: the next child that ends queues it
+  // In a group.
+  bool shared;         // the parent floats: counts and lists are under `lock`, or atomic
+  bool counted_abort;  // in WorkerGroup::aborting
+  SpinLock lock;       // of the list of public children, and of how the gather ends early
+  // In the list of a CancelWalk or SharedCancel.
   enum class Walked : std::uint8_t { no, to_fail, to_cancel, done };
-  Walked walked = Walked::no;
-  GatherState* next_walked = nullptr;
-  GatherState* came_from = nullptr;
-  // With return_exceptions: the children that were cancelled before their first step. Their typed slots wait for the
-  // awaiter.
-  std::vector<std::pair<std::uint32_t, std::exception_ptr>> unrun;
+  Walked walked;
+  GatherShare share;                         // the first one
+  std::uint32_t most_running = 0xffffffffU;  // a map's limit, in a group
+  std::uint32_t running_now;                 // with a limit: children that have started and not ended
+  GatherShare* held_back;                    // with a limit: shares that wait until one of them ends
+  std::exception_ptr first_error;
+  Trouble* trouble = nullptr;
+  GatherState* next_walked;
+  GatherState* came_from;
 };
 
 // Results of this type are stored as they are, in an array, and storing them cannot fail.
