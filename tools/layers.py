@@ -16,7 +16,7 @@ from pathlib import Path
 # stand above it though their headers do not. Where a floor of `io` meets one of `runtime`, runtime is below.
 RUNTIME = [
     ("F0", ["config", "clock", "config.cpp", "exceptions", "detail/atomic", "detail/futex", "detail/frame_pool",
-            "detail/timer_node", "detail/ready_queue", "detail/spin_lock"]),
+            "detail/timer_node", "detail/ready_queue", "detail/spin_lock", "detail/counter"]),
     ("F1", ["parker", "detail/record", "detail/core", "detail/result", "detail/callback_node", "detail/gather_state",
             "detail/generator_state", "detail/errand", "events", "awaitable", "detail/worker_group"]),
     ("F2", ["coroutine", "futures", "concurrent_future", "tasks", "generators"]),
@@ -26,8 +26,8 @@ RUNTIME = [
             "tasks.cpp", "generators.cpp", "errand.cpp", "report.cpp", "thread_pool.cpp", "executors.cpp", "close.cpp",
             "base_event_loop.cpp", "destroy", "bury", "shared.cpp", "cancel_shared", "worker_group.cpp",
             "group_turns"]),
-    ("F5", ["sleep", "gather", "map", "gather.cpp", "gather_cancel", "gather_shared", "sleep.cpp", "threads",
-            "shutdown"]),
+    ("F5", ["sleep", "gather", "map", "gather.cpp", "gather_cancel", "gather_shared", "gather_public", "sleep.cpp",
+            "threads", "shutdown"]),
 ]
 IO = [
     ("I0", ["errors", "fd", "ring", "cgroup", "processors"]),
@@ -198,7 +198,8 @@ class Tree:
                 test = name.removesuffix("_test.cpp")
                 where, name = "tests/model/CMakeLists.txt", name if test == name else f"ouro_add_model(model/{test}"
             elif re.fullmatch(r"tests/acceptance/.+\.cpp", path):
-                where, name = "tests/acceptance/CMakeLists.txt", f"ouro_add_acceptance({Path(path).stem})"
+                program = path[len("tests/acceptance/"):-len(".cpp")]
+                where, name = "tests/acceptance/CMakeLists.txt", f"ouro_add_acceptance({program})"
             else:
                 continue
             lists = self.root / where

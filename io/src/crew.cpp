@@ -51,7 +51,9 @@ Runner::Crew::Crew(const RunOptions& options, EventLoop& first)
   }
   pin(0);
   stopped_ = std::make_unique<std::latch>(static_cast<std::ptrdiff_t>(threads_.size()));
+  started_ = std::make_unique<std::latch>(static_cast<std::ptrdiff_t>(threads_.size()));
   go_.count_down();
+  started_->wait();
 }
 
 Runner::Crew::~Crew() { OURO_ASSERT(left_ || dismissed_); }
@@ -89,6 +91,8 @@ void Runner::Crew::work(unsigned index) {
   if (!loop) return;
   if (!dismissed_) {
     if (!options_.loop_factory) set_event_loop(loop.get());
+    detail::let_run(*loop, true);
+    loop->call_soon([this] { started_->count_down(); });
     run(*loop);
     stopped_->count_down();
   }
@@ -119,8 +123,10 @@ void Runner::Crew::run(EventLoop& loop) noexcept {
       broken_.store(true);
     }
     try {
-      EventLoop& first = first_;
-      first.call_soon_threadsafe([&first, thrown] { first.interrupt_with(thrown); });
+      const unsigned number = run_number_.load(std::memory_order_relaxed);
+      first_.call_soon_threadsafe([this, thrown, number] {
+        if (run_number_.load(std::memory_order_relaxed) == number) first_.interrupt_with(thrown);
+      });
     } catch (...) {
       broken_.store(true);  // the first loop is closed, or there is no memory: the run ends anyway
     }

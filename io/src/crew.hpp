@@ -30,6 +30,22 @@ class Runner::Crew {
   ~Crew();
   Crew(const Crew&) = delete;
 
+  // The time in which the Runner runs the first loop. A KeyboardInterrupt of another loop comes out of it; later ones
+  // are dropped: the main task has ended, and with the same exception if it had heard of it.
+  class Running {
+   public:
+    explicit Running(Crew& crew) noexcept : crew_(crew) { detail::let_run(crew.first_, true); }
+    ~Running() {
+      crew_.run_number_.fetch_add(1, std::memory_order_relaxed);
+      detail::set_main(*crew_.group_, nullptr);
+      detail::let_run(crew_.first_, false);
+    }
+    Running(const Running&) = delete;
+
+   private:
+    Crew& crew_;
+  };
+
   // Cancels the tasks of all workers, again and again until none is left: what they make while they end is cancelled
   // too. What they throw is reported.
   void cancel_all_tasks(EventLoop& first);
@@ -47,12 +63,14 @@ class Runner::Crew {
   EventLoop& first_;
   detail::WorkerGroup* group_;
   std::vector<std::thread> threads_;
-  std::exception_ptr error_;           // of a loop that could not be made; before `go_`
-  bool dismissed_ = false;             // there is nothing to run; before `go_`
-  std::atomic<bool> broken_{false};    // a loop threw and does not run any more
-  std::counting_semaphore<> made_{0};  // the next loop has been made, or not: see error_
+  std::exception_ptr error_;             // of a loop that could not be made; before `go_`
+  bool dismissed_ = false;               // there is nothing to run; before `go_`
+  std::atomic<unsigned> run_number_{0};  // of the run that goes on: see Running
+  std::atomic<bool> broken_{false};      // a loop threw and does not run any more
+  std::counting_semaphore<> made_{0};    // the next loop has been made, or not: see error_
   std::latch go_{1};
   std::latch buried_{1};                 // the group has ended: the loops can go
+  std::unique_ptr<std::latch> started_;  // how many loops do not run yet
   std::unique_ptr<std::latch> stopped_;  // how many loops still run
   std::vector<unsigned> processors_;     // to which the workers are pinned
   cpu_set_t before_{};                   // of the calling thread

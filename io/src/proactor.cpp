@@ -187,6 +187,7 @@ bool Proactor::turn(Duration timeout) {
   Entered entered = Entered::done;
   if (wait || ring_->has_submissions() || ring_->kernel_waits() || quiet_polls_ >= quiet_polls_max) {
     quiet_polls_ = 0;
+    ++enters_;
     entered = ring_->enter(wait ? 1 : 0, timeout);
   }
   const bool any = dispatch();

@@ -11,6 +11,7 @@
 #include <span>
 #include <string>
 
+#include <ouro/runtime/detail/counter.hpp>
 #include <ouro/runtime/parker.hpp>
 
 #include "fd.hpp"
@@ -37,6 +38,7 @@ class Proactor final : public Parker {
   void park(TimePoint deadline) override;
   void unpark() noexcept override;
   bool idle() const noexcept override { return in_flight_ == 0; }
+  std::uint64_t enters() const noexcept override { return enters_.get(); }
 
   // Each starts `operation`, which must be idle or done and stays in place until its last CQE. Nothing reaches the
   // kernel before the next poll() or park(), unless the queue is full. complete() is called from those two only.
@@ -91,6 +93,7 @@ class Proactor final : public Parker {
   unsigned fork_count_ = 0;  // how many forks lay between the first process and the one of ring_
   unsigned entries_;
   unsigned quiet_polls_ = 0;
+  Counter enters_;
   bool wake_armed_ = false;  // a poll request for wake_fd_ is in the ring
   int wake_error_ = 0;       // errno of that request, until a turn reports it
   bool closing_ = false;

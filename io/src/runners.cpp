@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <csignal>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -92,6 +93,13 @@ class Interruptible {
   struct sigaction before_{};
 };
 
+// A main task that SIGINT has cancelled: the run ends with KeyboardInterrupt.
+void rethrow_interrupt(bool cancelled_by_it, detail::FutureState& task) {
+  if (!cancelled_by_it || !task.cancelled()) return;
+  detail::add_ref(task);
+  if (AnyTask(detail::FutureHandle(task)).uncancel() == 0) throw KeyboardInterrupt();
+}
+
 Coroutine<> await_all(std::vector<AnyTask> tasks) {
   for (const AnyTask& task : tasks) co_await detail::CompletionAwaiter(task.handle());
 }
@@ -137,10 +145,16 @@ EventLoop& Runner::get_loop() {
 void Runner::run_main(detail::FutureState& task) {
   Interruptible interruptible(*loop_, task);
   loop_->run_until_done(task);
-  if (interruptible.cancelled() && task.cancelled()) {
-    detail::add_ref(task);
-    if (AnyTask(detail::FutureHandle(task)).uncancel() == 0) throw KeyboardInterrupt();
-  }
+  rethrow_interrupt(interruptible.cancelled(), task);
+}
+
+void Runner::run_main_on_crew(detail::FutureState& task, void (*schedule)(void* context), void* context) {
+  const Crew::Running running(*crew_);
+  Interruptible interruptible(*loop_, task);
+  detail::set_main(*detail::group_of(*loop_), &task);
+  schedule(context);
+  loop_->run_until_done(task);
+  rethrow_interrupt(interruptible.cancelled(), task);
 }
 
 void Runner::cancel_all_tasks() {
@@ -184,6 +198,8 @@ void Runner::close() {
     }
   } last{*this};
   if (loop_->is_closed()) return;
+  std::optional<Crew::Running> running;
+  if (crew_) running.emplace(*crew_);
   cancel_all_tasks();
   loop_->run_until_complete(shutdown_asyncgens(*loop_));
   loop_->run_until_complete(shutdown_default_executor(*loop_, std::chrono::seconds(300)));

@@ -75,7 +75,7 @@ BaseEventLoop::BaseEventLoop(std::unique_ptr<Parker> parker, const Clock& clock)
 }
 
 BaseEventLoop::~BaseEventLoop() {
-  if (!running_) BaseEventLoop::close();
+  if (!is_running()) BaseEventLoop::close();
   while (state_->posters.load(std::memory_order_acquire) != 0) std::this_thread::yield();
   delete state_->timers;
   state_->timers = nullptr;
@@ -94,8 +94,17 @@ void BaseEventLoop::throw_closed() {
 
 void BaseEventLoop::check_runnable() const {
   check_open();
-  if (running_) throw RuntimeError("This event loop is already running");
+  if (is_running()) throw RuntimeError("This event loop is already running");
+  if (state_->worker && !state_->worker->may_run) {
+    throw RuntimeError("run_forever() or run_until_complete() on a loop in a group", "its Runner runs it, with run()");
+  }
   if (detail::running_state()) throw RuntimeError("Cannot run the event loop while another loop is running");
+}
+
+bool BaseEventLoop::is_elsewhere_in_group() const noexcept {
+  const detail::LoopState* here = detail::running_state();
+  // Before the first loop runs it is used on its thread.
+  return here != state_ && (here || state_->worker->index != 0);
 }
 
 void BaseEventLoop::stop() {
@@ -122,12 +131,12 @@ void BaseEventLoop::run_forever() {
   struct Running {
     BaseEventLoop& loop;
     explicit Running(BaseEventLoop& l) : loop(l) {
-      loop.running_ = true;
+      loop.running_.store(true, std::memory_order_relaxed);
       loop.state_->running = true;
       detail::set_running_state(loop.state_);
     }
     ~Running() {
-      loop.running_ = false;
+      loop.running_.store(false, std::memory_order_relaxed);
       loop.state_->running = false;
       loop.stopping_ = false;
       loop.state_->current = nullptr;
@@ -146,6 +155,7 @@ void BaseEventLoop::run_turns() {
   detail::LoopState& s = *state_;
   bool late = false;  // the look comes after a whole budget: what it finds goes before the batch
   do {
+    ++counters_.turns;
     look();
     s.batch.splice_back(s.ready);
     if (late) run_found();
@@ -225,6 +235,7 @@ void BaseEventLoop::run_node_debug(detail::ReadyNode& node) {
 void BaseEventLoop::look() {
   detail::LoopState& s = *state_;
   ++counters_.looks;
+  if (s.budget < looks_every) counters_.runs.add(looks_every - s.budget);
   s.current = nullptr;
   s.budget = looks_every;
   s.attention = stopping_;
@@ -426,6 +437,23 @@ void BaseEventLoop::arm_unless_cancelled(detail::CallbackNode& node) noexcept {
 void BaseEventLoop::raise_interrupt() noexcept {
   interrupted_.store(true, std::memory_order_relaxed);
   parker_->unpark();
+}
+
+LoopCounters BaseEventLoop::counters() const noexcept {
+  LoopCounters counters;
+  counters.runs = counters_.runs.get();
+  counters.turns = counters_.turns.get();
+  counters.looks = counters_.looks.get();
+  counters.parks = counters_.parks.get();
+  counters.spins = counters_.spins.get();
+  counters.posts = counters_.posts.get();
+  counters.enters = parker_->enters();
+  if (const detail::Worker* worker = state_->worker) {
+    counters.steals = worker->steals.get();
+    counters.steal_attempts = worker->steal_attempts.get();
+    counters.wakeups = worker->wakeups.get();
+  }
+  return counters;
 }
 
 void BaseEventLoop::set_spin(std::chrono::nanoseconds longest) noexcept {

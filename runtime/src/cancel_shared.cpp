@@ -14,8 +14,10 @@
 // waits for could have been cancelled. A real ring stands still, and is found.
 #include <array>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <ouro/runtime/base_event_loop.hpp>
 #include <ouro/runtime/futures.hpp>
@@ -85,10 +87,15 @@ class SharedCancel {
   SharedCancel(WorkerGroup& group, const std::string& message) noexcept : group_(group), message_(message) {
     group.cancelling.lock();
     outer_ = std::exchange(group.walk, this);
+    later_.emplace();
   }
+  // Children of which this held the last reference go before their parents resume, and outside the lock.
   ~SharedCancel() {
     group_.walk = outer_;
+    if (outer_ && outer_->take_over(pinned_)) pinned_.clear();
     group_.cancelling.unlock();
+    later_.reset();
+    for (GatherState* gather : pinned_) gather->unpin();
   }
   SharedCancel(const SharedCancel&) = delete;
 
@@ -121,7 +128,15 @@ class SharedCancel {
       if (gather.walked == GatherState::Walked::to_fail) gather.walked = how;
       return true;
     }
-    if (!gather.pin()) return false;
+    try {
+      pinned_.push_back(&gather);
+    } catch (...) {
+      return false;  // without memory its children are not asked
+    }
+    if (!gather.pin()) {
+      pinned_.pop_back();
+      return false;
+    }
     gather.walked = how;
     gather.next_walked = nullptr;
     *end_ = &gather;
@@ -140,10 +155,37 @@ class SharedCancel {
     while (GatherState* gather = first_) {
       first_ = gather->next_walked;
       gather->walked = GatherState::Walked::no;
-      gather->unpin();
     }
     end_ = &first_;
   }
+
+  bool take_over(const std::vector<GatherState*>& gathers) noexcept {
+    try {
+      pinned_.insert(pinned_.end(), gathers.begin(), gathers.end());
+      return true;
+    } catch (...) {
+      return false;
+    }
+  }
+
+  // A task to which a message goes. A gather's child does not outlive its gather for that.
+  class Held {
+   public:
+    // Requires: the task is not done, and stays so during the call.
+    explicit Held(FutureState& task) noexcept : task_(handle_of(task)) {
+      if (task.has(flag_gathered) && task.floating() && task.gather->pin()) gather_ = task.gather;
+    }
+    Held(Held&& other) noexcept : task_(std::move(other.task_)), gather_(std::exchange(other.gather_, nullptr)) {}
+    ~Held() {
+      task_ = FutureHandle();
+      if (gather_) gather_->unpin();
+    }
+    FutureState& operator*() const noexcept { return *task_.get(); }
+
+   private:
+    FutureHandle task_;
+    GatherState* gather_ = nullptr;
+  };
 
   void visit(GatherState& gather, bool also_futures) noexcept {
     std::array<FutureState*, 64> children;
@@ -163,12 +205,34 @@ class SharedCancel {
   }
 
   // True: it was not done when asked.
-  bool cancel_chain(FutureState& first) noexcept {
+  bool cancel_chain(FutureState& first) noexcept { return cancel_chain(first, Trail()); }
+
+  // The way that a cancellation has come from loop to loop. A ring that goes through several loops is found on the way
+  // round, by the mark that it comes to again (Brent). The mark is an address and no more, for it changes threads.
+  struct Trail {
+    const void* mark = nullptr;
+    std::uint64_t steps = 0;
+    std::uint64_t limit = 2;
+
+    // True: it has been here.
+    bool step(const FutureState& at) noexcept {
+      if (mark == &at) return true;
+      if (++steps >= limit || !mark) {
+        mark = &at;
+        steps = 0;
+        limit *= 2;
+      }
+      return false;
+    }
+  };
+
+  bool cancel_chain(FutureState& first, Trail trail) noexcept {
     if (first.done()) return false;
-    FutureState* const ring = find_shared_ring(first);
+    FutureState* ring = find_shared_ring(first);
     FutureHandle at = handle_of(first);
     while (FutureState* task = at.get()) {
       FutureHandle next;
+      if (trail.step(*task)) ring = task;
       if (!task->has(flag_task)) {
         if (!cancel_plain(*task) && task == &first) return false;
         return true;
@@ -179,8 +243,14 @@ class SharedCancel {
       } else if (running_loop == task->home) {
         next = cancel_pinned(*task, task == ring);
       } else {
-        send(*task->home, [task = at, message = message_] {
-          if (!task.get()->done()) SharedCancel(*group_of_loop(*task.get()->home), message).deliver(*task.get());
+        {
+          RecordLock lock(*task);
+          lock.set(word_due);
+        }
+        send(*task->home, [task = at, message = message_, trail, in_ring = task == ring] {
+          if (!task.get()->done()) {
+            SharedCancel(*group_of_loop(*task.get()->home), message).deliver(*task.get(), trail, in_ring);
+          }
         });
       }
       at = std::move(next);
@@ -202,10 +272,15 @@ class SharedCancel {
     return true;
   }
 
-  // A request that has been counted reaches the pinned task's thread.
-  void deliver(FutureState& task) noexcept {
-    FutureHandle at = cancel_pinned(task, false);
-    if (at.get()) cancel_chain(*at.get());
+  // A request that has been counted reaches the pinned task's thread, unless the task has heard of it by itself.
+  void deliver(FutureState& task, const Trail& trail, bool in_ring) noexcept {
+    {
+      RecordLock lock(task);
+      if ((lock.word() & word_due) == 0) return;
+      lock.clear(word_due);
+    }
+    FutureHandle at = cancel_pinned(task, in_ring);
+    if (at.get()) cancel_chain(*at.get(), trail);
     walk();
   }
 
@@ -232,6 +307,7 @@ class SharedCancel {
 
   FutureHandle cancel_floating(FutureState& task, bool in_ring) noexcept {
     LoopState* home = nullptr;
+    std::optional<Held> held;
     {
       RecordLock lock(task);
       Waitee* waitee = task.waiting_on;
@@ -242,49 +318,61 @@ class SharedCancel {
         if (gather && enlist(*gather, GatherState::Walked::to_cancel)) return FutureHandle();
       }
       lock.set(word_due);
-      if (!waitee) return FutureHandle();
+      if (!waitee || task.done()) return FutureHandle();
       home = &home_of(task);
+      if (!in_ring && running_loop != home) held.emplace(task);
     }
     if (in_ring) {
       leave_ring(task);
     } else if (running_loop == home) {
       stop_wait(task);
     } else {
-      send(*home, [held = handle_of(task)] { stop_wait(*held.get()); });
+      send(*home, [held = std::move(*held)] { stop_wait(*held); });
     }
     return FutureHandle();
   }
 
   // On the worker where the task sleeps, if it still does.
   static void stop_wait(FutureState& task) noexcept {
-    Waitee* waitee = nullptr;
-    {
-      RecordLock lock(task);
-      waitee = task.waiting_on;
-      if (!waitee || &home_of(task) != running_loop || waitee->forward() || GatherState::from(*waitee)) return;
-      if ((lock.word() & word_due) == 0) return;
-    }
-    // Only this thread ends such a wait; word_due stays, and is what the task hears.
-    static_cast<void>(waitee->cancel(task, std::string()));
+    RecordLock lock(task);  // the task cannot resume before it is let go of, though another worker may have taken it
+    Waitee* waitee = task.waiting_on;
+    if (!waitee || &home_of(task) != running_loop || waitee->forward() || GatherState::from(*waitee)) return;
+    // word_due stays, and is what the task hears.
+    if (lock.word() & word_due) static_cast<void>(waitee->cancel(task, std::string()));
   }
 
   // The task waits in a ring of tasks: it stops waiting.
   static void leave_ring(FutureState& task) noexcept {
     FutureHandle awaited = next_of(task);
     if (!awaited.get()) return;
-    RecordLock lock(*awaited.get());
-    for (Waiter* waiter = awaited.get()->waiters; waiter && !awaited.get()->done();) {
-      if (FutureAwaiterBase::waits_for(*waiter, task)) {
+    {
+      RecordLock lock(*awaited.get());
+      if (awaited.get()->done()) return;  // it has been told, or is about to be
+      Waiter* const first = awaited.get()->waiters;
+      for (Waiter* waiter = first; waiter; waiter = waiter->next == first ? nullptr : waiter->next) {
+        if (!FutureAwaiterBase::waits_for(*waiter, task)) continue;
         unlink_waiter(*awaited.get(), *waiter);
         make_ready(task);
         return;
       }
-      waiter = waiter->next == awaited.get()->waiters ? nullptr : waiter->next;
     }
+    // It is just about to wait, on its worker: that has got so far when it comes to its messages.
+    send(home_of(task), [held = Held(task)] {
+      bool due = false;
+      {
+        RecordLock lock(*held);
+        due = (lock.word() & word_due) != 0;
+      }
+      if (due) leave_ring(*held);
+    });
   }
 
-  static bool cancel_plain(FutureState& future) noexcept {
+  bool cancel_plain(FutureState& future) noexcept {
     if (!claim(future)) return false;
+    {
+      RecordLock lock(future);
+      remember_message(future, message_);
+    }
     future.set_outcome(outcome_cancelled);
     settle_shared(future);
     LoopState& home = *future.home;
@@ -308,7 +396,8 @@ class SharedCancel {
   SharedCancel* outer_ = nullptr;
   GatherState* first_ = nullptr;
   GatherState** end_ = &first_;
-  DeferredDestruction later_;
+  std::optional<DeferredDestruction> later_;
+  std::vector<GatherState*> pinned_;
 };
 
 bool cancel_shared(FutureState& first, const std::string& message) noexcept {

@@ -16,6 +16,7 @@
 
 #include "drive.hpp"
 #include "timer_wheel.hpp"
+#include "worker.hpp"
 
 namespace ouro {
 
@@ -79,7 +80,10 @@ void BaseEventLoop::destroy_tasks() noexcept {
 }
 
 void BaseEventLoop::close() {
-  if (running_)
+  if (state_->worker && !state_->worker->group.ending) {
+    throw RuntimeError("close() on a loop in a group", "the group's loops end together, when run() ends");
+  }
+  if (is_running())
     throw RuntimeError("Cannot close a running event loop", "stop() it, and close it when run_* has returned");
   if (state_->closed) return;
   state_->closed = true;

@@ -144,7 +144,7 @@ std::string name_of(FutureState& state) {
   if (rare && rare->named) return rare->name;
   std::uint32_t number = rare ? rare->number : static_cast<std::uint32_t>(state.rare >> 1);
   if (number == 0) {
-    number = new_number(*state.home);
+    number = new_number(home_of(state));
     if (state.rare) {
       rare_of(state).number = number;
     } else {
@@ -192,14 +192,16 @@ namespace {
 
 void end_unstarted(void*);
 
-// A floating task, whose leaf a canceller cannot replace.
+// A task whose leaf a canceller on another thread cannot replace.
 bool is_cancelled_unstarted(FutureState& task) noexcept {
-  if (!task.floating()) return false;
-  RecordLock lock(task);
-  if (lock.word() & word_due) {
-    lock.clear(word_due);
-    return true;
+  {
+    RecordLock lock(task);
+    if (lock.word() & word_due) {
+      lock.clear(word_due);
+      return true;
+    }
   }
+  if (!task.floating()) return false;
   Worker* worker = home_of(task).worker;
   return worker->group.unstarted_cancelled.load(std::memory_order_relaxed);
 }
@@ -254,6 +256,16 @@ void prepare_await(FutureState& task, FutureState& awaited) {
   }
 }
 
+namespace {
+
+// What it throws comes out of the run as its result.
+bool is_main_of_group(const FutureState& state) noexcept {
+  const Worker* worker = home_of(state).worker;
+  return worker && worker->group.main.load(std::memory_order_relaxed) == &state;
+}
+
+}  // namespace
+
 bool caught_cancellation(FutureState& state) noexcept {
   const std::type_info* type = abi::__cxa_current_exception_type();
   if (!type) return false;
@@ -276,7 +288,7 @@ bool caught_cancellation(FutureState& state) noexcept {
     }
     return true;
   }
-  if (*type == typeid(KeyboardInterrupt) && !state.has(flag_nested)) {
+  if (*type == typeid(KeyboardInterrupt) && !state.has(flag_nested) && !is_main_of_group(state)) {
     state.home->interrupt = std::current_exception();
     state.home->attention = true;
     state.home->budget = 1;
@@ -321,7 +333,10 @@ void owe_cancel(FutureState& task) noexcept {
 }
 
 FutureState* awaited_by(const FutureState& state) noexcept {
-  return state.has(flag_task) && state.waiting_on ? state.waiting_on->forward() : nullptr;
+  if (!state.has(flag_task)) return nullptr;
+  // What other workers change is for SharedCancel.
+  if (OURO_UNLIKELY(state.has(flag_shared)) && (state.floating() || state.home != running_loop)) return nullptr;
+  return state.waiting_on ? state.waiting_on->forward() : nullptr;
 }
 
 FutureState* find_ring(FutureState& first) noexcept {

@@ -112,7 +112,7 @@ void notify_done_waiter(Waiter& self, FutureState& done) noexcept {
 
 LoopState& callback_home(FutureState& state) noexcept {
   LoopState* here = running_state();
-  return state.has(flag_shared) && here && here->worker ? *here : *state.home;
+  return state.has(flag_shared) && here && here->worker ? *here : home_of(state);
 }
 
 namespace {
@@ -131,7 +131,7 @@ CallbackToken add_done_waiter(FutureState& state, DoneWaiter& waiter, CallbackNo
   waiter.node = &node;
   waiter.id = new_callback_number(state);
   const CallbackToken token{waiter.id};
-  if (state.home->closed) {
+  if (home_of(state).closed) {
     node.abandon();
     throw RuntimeError("Event loop is closed");
   }
@@ -209,7 +209,7 @@ void check_thread(const LoopState& home, const char* operation) {
 }
 
 void check_settable(FutureState& state, const char* operation) {
-  if (state.home->debug) check_thread(*state.home, operation);
+  if (home_of(state).debug) check_thread(home_of(state), operation);
   if (OURO_UNLIKELY(state.has(flag_task))) {
     throw RuntimeError(std::string("Task does not support ") + operation + " operation");
   }
@@ -227,8 +227,9 @@ void give_claim_back(FutureState& state) noexcept {
 }
 
 BaseEventLoop& loop_of(FutureState& state) {
-  if (!state.home->loop) throw RuntimeError("the loop of this future is destroyed");
-  return *state.home->loop;
+  LoopState& home = home_of(state);
+  if (!home.loop) throw RuntimeError("the loop of this future is destroyed");
+  return *home.loop;
 }
 
 // ---- Awaiting ----
@@ -237,7 +238,11 @@ const WaiteeKind FutureAwaiterBase::future_kind{
     // Only asked of a task in a ring of tasks that wait for each other: elsewhere what is awaited is cancelled instead.
     [](Waitee& waitee, FutureState& task, const std::string&) noexcept {
       auto& self = static_cast<FutureAwaiterBase&>(waitee);
-      unlink_waiter(*self.future_.get(), self);
+      if (self.future_.get()->has(flag_shared)) {
+        if (!unlink_shared_waiter(*self.future_.get(), self)) return false;  // it is done, and about to tell
+      } else {
+        unlink_waiter(*self.future_.get(), self);
+      }
       task.set(flag_deliver_cancel);
       wake(task);
       return true;
@@ -257,7 +262,12 @@ void FutureAwaiterBase::resumed(Waiter& self, FutureState& done) noexcept {
 
 void FutureAwaiterBase::forward_due_cancel(FutureState& task) noexcept {
   const Rare* rare = task.rare ? rare_if(task) : nullptr;
-  if (detail::cancel(*future_.get(), rare ? rare->cancel_message : std::string())) task.clear(flag_must_cancel);
+  const bool shared = task.has(flag_shared);
+  if (detail::cancel(*future_.get(), rare ? rare->cancel_message : std::string())) {
+    if (!shared) task.clear(flag_must_cancel);
+  } else if (shared) {
+    task.set(flag_must_cancel);
+  }
 }
 
 }  // namespace detail

@@ -58,6 +58,7 @@ void GatherState::start(void (*run)(void*), FutureState& task, void* frame, std:
       nodes[i].notify = &notified;
     }
   }
+  if (OURO_UNLIKELY(task.has(flag_shared))) publish(task);
   if (OURO_UNLIKELY(task.has(flag_must_cancel))) {
     const Rare* rare = task.rare ? rare_if(task) : nullptr;
     if (cancel_all(rare ? rare->cancel_message : std::string())) task.clear(flag_must_cancel);
@@ -67,7 +68,7 @@ void GatherState::start(void (*run)(void*), FutureState& task, void* frame, std:
 void GatherState::check_futures(FutureState& task) const {
   for (std::uint32_t i = 0; i < count; ++i) {
     if (!nodes[i].future) continue;
-    if (nodes[i].future->home != task.home && !same_group(*nodes[i].future, task)) {
+    if (&home_of(*nodes[i].future) != task.home && !same_group(*nodes[i].future, task)) {
       throw ValueError("The future belongs to a different loop than the one specified as the loop argument");
     }
     prepare_await(task, *nodes[i].future);

@@ -14,6 +14,8 @@
 
 #include <ouro/runtime/detail/gather_state.hpp>
 
+#include "drive.hpp"
+
 namespace ouro::detail {
 
 class CancelWalk {
@@ -98,6 +100,7 @@ class CancelWalk {
     if (child.done() || !child.has(flag_task) || find_ring(child)) return nullptr;
     FutureState* last = &child;
     while (FutureState* next = awaited_by(*last)) last = next;
+    if (last->has(flag_shared) && (last->floating() || last->home != running_loop)) return nullptr;
     GatherState* end = last->has(flag_task) && last->waiting_on ? GatherState::from(*last->waiting_on) : nullptr;
     if (!end || end->walked != GatherState::Walked::done) return nullptr;
     for (GatherState* step = &gather; step; step = step->came_from) {

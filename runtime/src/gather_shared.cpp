@@ -15,8 +15,6 @@
 // Public children are named in `children`, with the lowest bit of the address set, under `lock`; a child's entry is
 // nullptr while it is private. How the gather ends early (first_error, cancel_requested, aborting) is changed under
 // `lock`; `aborting` is read without it when a child is to be started, and the rest when all is over.
-#include <array>
-#include <memory>
 #include <utility>
 
 #include <ouro/runtime/detail/gather_state.hpp>
@@ -36,10 +34,6 @@ void add(std::uint64_t& word, std::uint64_t n) noexcept { __atomic_fetch_add(&wo
 // Acquire and release: the last one has everything that the others did.
 std::uint64_t subtract(std::uint64_t& word, std::uint64_t n) noexcept {
   return __atomic_sub_fetch(&word, n, __ATOMIC_ACQ_REL);
-}
-
-FutureState* tagged(FutureState& child) noexcept {
-  return reinterpret_cast<FutureState*>(reinterpret_cast<std::uintptr_t>(&child) | 1);
 }
 
 void* frame_or_nothing(std::size_t bytes) noexcept {
@@ -142,7 +136,7 @@ void GatherState::start_shared(FutureState& task, void* frame, std::source_locat
   if (nodes) link_futures();
   worker.state.current = nullptr;
   // The usual case of advance(), by itself.
-  if (OURO_LIKELY(fixed && share.end > 1 && pending == 1 && is_private(task)) && OURO_LIKELY(!stopped(worker))) {
+  if (OURO_LIKELY(fixed && share.end > 1 && is_private(task) && load(pending) == 1) && OURO_LIKELY(!stopped(worker))) {
     if (FutureState* first = take_child(0)) {
       pending = 2;
       share.next = 1;
@@ -185,7 +179,7 @@ OURO_NOINLINE bool GatherState::stopped_from_above() noexcept {
   for (FutureState* task = parent; task->has(flag_gathered) && is_private(*task);) {
     GatherState& above = *task->gather;
     if (above.stop_requested()) {
-      if (begin_abort(nullptr, true, std::string())) RecordLock(*parent).count_request();
+      if (begin_abort(nullptr, true, above.locked_cancel_message())) RecordLock(*parent).count_request();
       return true;
     }
     task = above.parent;
@@ -319,12 +313,34 @@ void GatherState::release_held(Worker& worker) noexcept {
 
 // ---- Children that end ----
 
-void GatherState::private_child_ended(FutureState& child) noexcept {
-  Worker& worker = *child.home->worker;
-  worker.state.current = nullptr;  // the frame goes, and the destructors of its arguments may ask
+// A child's frame and arguments go before its parent can resume, wherever that is: what its end leads to waits until
+// the loop has the frame behind it (LoopState::ended).
+inline void GatherState::leave_end(GatherShare* from) noexcept {
+  LoopState* here = running_loop;
+  if (OURO_UNLIKELY(!here || !here->worker)) {
+    // Resumed by hand, by a thread that is no worker.
+    if (most_running != unlimited) one_less_runs(*home->worker);
+    return count_down(nullptr, 1);
+  }
+  here->current = nullptr;                                               // the destructors of the arguments may ask
+  if (OURO_UNLIKELY(here->ended != nullptr)) finish_end(*here->worker);  // two, resumed by hand
+  here->ended = this;
+  here->ended_share = from;
+}
+
+void GatherState::private_child_ended(FutureState& child) noexcept { leave_end(child.child.share); }
+
+void GatherState::finish_end(Worker& worker) noexcept {
+  GatherState& gather = *std::exchange(worker.state.ended, nullptr);
+  if (!worker.state.ended_share) destroy_left_over();  // the child itself, if its last handle went as it ended
+  gather.go_on(worker.state.ended_share, worker);
+}
+
+// The frame of a child has gone.
+inline void GatherState::go_on(GatherShare* share_of_child, Worker& worker) noexcept {
   if (OURO_UNLIKELY(most_running != unlimited)) one_less_runs(worker);
-  GatherShare& from = *child.child.share;
-  if (!take_back(from, worker)) return count_down(&worker, 1);
+  if (!share_of_child || !take_back(*share_of_child, worker)) return count_down(&worker, 1);
+  GatherShare& from = *share_of_child;
   // The usual cases of advance(), by themselves.
   if (OURO_LIKELY(fixed) && OURO_LIKELY(worker.group.aborting.load(std::memory_order_relaxed) == 0)) {
     const std::uint32_t i = from.next;
@@ -348,10 +364,9 @@ void GatherState::private_child_ended(FutureState& child) noexcept {
 }
 
 bool GatherState::shared_child_done(FutureState& child) noexcept {
-  Worker& worker = *child.home->worker;
-  worker.state.current = nullptr;
   if (is_private(child)) {
-    private_child_ended(child);
+    take_belongings(child);
+    leave_end(child.child.share);
     return true;
   }
   unlist_shared(child);
@@ -362,128 +377,12 @@ bool GatherState::shared_child_done(FutureState& child) noexcept {
     child.waiters = nullptr;
     const unsigned flags = (child.all_flags() | flag_done) & ~unsigned{flag_gathered};
     __atomic_store_n(&child.flags, static_cast<std::uint16_t>(flags), __ATOMIC_RELEASE);
-    count_record(*child.home);
+    count_record(home_of(child));
   } else {
     take_belongings(child);
   }
-  if (OURO_UNLIKELY(most_running != unlimited)) one_less_runs(worker);
-  count_down(&worker, 1);
+  leave_end(nullptr);
   return goes;
-}
-
-// ---- The list of public children ----
-
-GatherState::Listed GatherState::list_shared(FutureState& child) noexcept {
-  SpinLock::Hold hold(lock);
-  if (!child.has(flag_first_step)) return Listed::before;
-  child.clear(flag_first_step | flag_direct);
-  children[child.child.index] = tagged(child);
-  return aborting ? Listed::aborting : Listed::now;
-}
-
-void GatherState::unlist_shared(FutureState& child) noexcept {
-  SpinLock::Hold hold(lock);
-  children[child.child.index] = nullptr;
-}
-
-std::size_t GatherState::collect_public(FutureState** found, std::size_t most, std::uint32_t& from) noexcept {
-  std::size_t n = 0;
-  SpinLock::Hold hold(lock);
-  for (; from < count && n < most; ++from) {
-    // Entries of children that have not started change without the lock.
-    const auto bits =
-        reinterpret_cast<std::uintptr_t>(children ? __atomic_load_n(&children[from], __ATOMIC_RELAXED) : nullptr);
-    if (!(bits & 1)) continue;
-    found[n] = reinterpret_cast<FutureState*>(bits - 1);
-    add_ref(*found[n]);
-    ++n;
-  }
-  return n;
-}
-
-void GatherState::append_children(FutureState& task, std::vector<FutureHandle>& tasks) {
-  GatherState* gather = nullptr;
-  if (!task.floating()) return;
-  {
-    RecordLock record(task);
-    gather = task.waiting_on ? from(*task.waiting_on) : nullptr;
-    if (!gather || !gather->pin()) return;
-  }
-  struct Unpin {
-    GatherState& gather;
-    ~Unpin() { gather.unpin(); }
-  } unpin{*gather};
-  std::array<FutureState*, 64> found;
-  for (std::uint32_t place = 0; place < gather->count;) {
-    tasks.reserve(tasks.size() + found.size());
-    const std::size_t n = gather->collect_public(found.data(), found.size(), place);
-    for (std::size_t i = 0; i < n; ++i) tasks.emplace_back(*found[i]);
-  }
-}
-
-// For the end of the group: a public child, taken out. Those that have not started go.
-FutureState* GatherState::take_public_child() noexcept {
-  for (std::uint32_t i = 0; children && i < count; ++i) {
-    const auto bits = reinterpret_cast<std::uintptr_t>(std::exchange(children[i], nullptr));
-    if (bits & 1) return reinterpret_cast<FutureState*>(bits - 1);
-    if (bits != 0) std::coroutine_handle<>::from_address(reinterpret_cast<FutureState*>(bits)->frame()).destroy();
-  }
-  return nullptr;
-}
-
-// ---- Ending early ----
-
-bool GatherState::begin_abort(std::exception_ptr error, bool cancelled, const std::string& message) noexcept {
-  std::unique_ptr<Trouble> fresh;
-  try {
-    if (!message.empty()) {
-      fresh = std::make_unique<Trouble>();
-      fresh->cancel_message = message;
-    }
-  } catch (...) {
-    // Without memory the cancellation goes on without its message.
-  }
-  bool first = false;
-  {
-    SpinLock::Hold hold(lock);
-    if (cancelled) {
-      if (first_error) cancelled_late = true;
-      cancel_requested = true;
-      if (fresh && trouble) {
-        trouble->cancel_message.swap(fresh->cancel_message);
-      } else if (fresh) {
-        trouble = fresh.release();
-      }
-    } else {
-      if (first_error) return false;
-      first_error.swap(error);
-    }
-    first = !std::exchange(counted_abort, true);
-    __atomic_store_n(&aborting, true, __ATOMIC_RELAXED);
-  }
-  if (first) home->worker->group.aborting.fetch_add(1, std::memory_order_relaxed);
-  return first;
-}
-
-void GatherState::leave_group_abort() noexcept {
-  if (!std::exchange(counted_abort, false)) return;
-  home->worker->group.aborting.fetch_sub(1, std::memory_order_relaxed);
-}
-
-void GatherState::fail_shared(std::exception_ptr exception) noexcept {
-  if (begin_abort(std::move(exception), false, std::string())) fail_children_shared();
-}
-
-bool GatherState::pin() noexcept {
-  std::uint64_t seen = load(pending);
-  do {
-    if (seen == 0) return false;
-  } while (!__atomic_compare_exchange_n(&pending, &seen, seen + 1, true, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE));
-  return true;
-}
-
-void GatherState::unpin() noexcept {
-  if (subtract(pending, 1) == 0) finish_shared(nullptr);
 }
 
 }  // namespace ouro::detail

@@ -97,7 +97,9 @@ inline void BaseEventLoop::run_entry(ReadyNode* entry, bool stolen) {
 // What a gather or its children left to be run next.
 inline void BaseEventLoop::run_hops() {
   detail::LoopState& s = *state_;
-  while (s.hop) {
+  for (;;) {
+    if (s.ended) detail::GatherState::finish_end(*s.worker);
+    if (!s.hop) break;
     detail::FutureState& task = *std::exchange(s.hop, nullptr);
     detail::set_home(task, s);
     run_node(task);
@@ -139,6 +141,7 @@ bool BaseEventLoop::run_floating() {
 // What waits for its turn besides the newest.
 void BaseEventLoop::run_patient() {
   Worker& worker = *state_->worker;
+  state_->budget = detail::looks_every;
   if (worker.group.injection.size() != 0) {
     if (ReadyNode* entry = worker.group.injection.pop(worker.injected)) run_entry(entry, true);
   }
@@ -156,8 +159,14 @@ void BaseEventLoop::run_patient() {
 void BaseEventLoop::run_group_turns() {
   detail::LoopState& s = *state_;
   do {
+    ++counters_.turns;
     look();
     s.batch.splice_back(s.ready);
+    // What the search found runs now, or others see it.
+    if (s.worker->stolen && !(s.batch.empty() && none_found())) {
+      s.worker->push(std::exchange(s.worker->stolen, nullptr));
+      s.worker->group.work_visible();
+    }
     for (;;) {
       s.budget = detail::looks_every;
       const bool finished = run_chunk();
@@ -184,7 +193,8 @@ void BaseEventLoop::push_due(detail::ReadyQueue& due) noexcept {
 
 bool BaseEventLoop::has_floating() const noexcept {
   const Worker& worker = *state_->worker;
-  return worker.stolen || worker.unstealable || worker.deque.size() != 0 || worker.lane.size() != 0 || state_->hop;
+  return worker.stolen || worker.unstealable || worker.deque.size() != 0 || worker.lane.size() != 0 || state_->hop ||
+         state_->ended;
 }
 
 // ---- Searching and sleeping ----

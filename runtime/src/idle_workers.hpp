@@ -9,8 +9,8 @@
 //      searching, by one compare-and-swap, so it is the only one to wake it; and unparks it.
 //   2. A worker that has nothing to do becomes a searcher (begin_search()), unless half of the workers are ones
 //      already, and looks at everything.
-//   3. A searcher that finds work says so (found()). If it was the last, somebody sleeps, and there may be more, it does what a pusher
-//      would do: pushers relied on it. So wake-ups go from worker to worker, one after the other.
+//   3. A searcher that finds work says so (found()). If it was the last, somebody sleeps, and there may be more, it
+//      does what a pusher would do: pushers relied on it. So wake-ups go from worker to worker, one after the other.
 //   4. A worker that finds nothing sets its bit, and leaves the searching, in one step (fall_asleep()); then it looks
 //      at everything once more; then it parks. If that look finds work, or when it comes out of the park for a reason
 //      of its own, it takes its bit away itself (wake_up()), and searches again. If the bit is gone, somebody is waking

@@ -70,29 +70,35 @@ void wake_shared(FutureState& task) noexcept {
 
 void yield_shared(FutureState& task) noexcept { make_ready(task); }
 
-void begin_shared_wait(FutureState& task, Waitee& waitee) noexcept {
-  if (!task.floating() || is_private(task)) {
-    task.waiting_on = &waitee;
-    return;
-  }
+namespace {
+
+void take_due(FutureState& task, RecordLock& lock) noexcept {
+  if ((lock.word() & word_due) == 0) return;
+  lock.clear(word_due);
+  task.set(flag_must_cancel);
+}
+
+// A pinned task's wait is its own thread's; another may have asked for its cancellation.
+void change_own_wait(FutureState& task, Waitee* waitee) noexcept {
+  task.waiting_on = waitee;
+  if (OURO_LIKELY((__atomic_load_n(&task.cancel_word, __ATOMIC_RELAXED) & word_due) == 0)) return;
   RecordLock lock(task);
-  if (lock.word() & word_due) {
-    lock.clear(word_due);
-    task.set(flag_must_cancel);
-  }
+  take_due(task, lock);
+}
+
+}  // namespace
+
+void begin_shared_wait(FutureState& task, Waitee& waitee) noexcept {
+  if (!task.floating() || is_private(task)) return change_own_wait(task, &waitee);
+  RecordLock lock(task);
+  take_due(task, lock);
   task.waiting_on = &waitee;
 }
 
 void end_shared_wait(FutureState& task) noexcept {
-  if (!task.floating() || is_private(task)) {
-    task.waiting_on = nullptr;
-    return;
-  }
+  if (!task.floating() || is_private(task)) return change_own_wait(task, nullptr);
   RecordLock lock(task);
-  if (lock.word() & word_due) {
-    lock.clear(word_due);
-    task.set(flag_must_cancel);
-  }
+  take_due(task, lock);
   task.waiting_on = nullptr;
 }
 
@@ -124,7 +130,9 @@ void publish(FutureState& task) noexcept {
     state = gather.parent_task();
   }
   // The cancellation did not find it: it was private.
-  if (OURO_UNLIKELY(above_cancelled != nullptr)) cancel_shared(*above_cancelled, std::string());
+  if (OURO_UNLIKELY(above_cancelled != nullptr)) {
+    cancel_shared(*above_cancelled, above_cancelled->gather->locked_cancel_message());
+  }
 }
 
 // ---- Waiters ----
@@ -285,7 +293,13 @@ void FutureAwaiterBase::suspend_shared(FutureState& task) noexcept {
   FutureState& future = *future_.get();
   if (task.has(flag_shared)) publish(task);
   begin_wait(task, *this);
-  if (OURO_UNLIKELY(task.has(flag_must_cancel))) forward_due_cancel(task);
+  if (OURO_UNLIKELY(task.has(flag_must_cancel))) {
+    task.clear(flag_must_cancel);
+    forward_due_cancel(task);
+    // It came back to this very task, through a ring of tasks that wait for each other.
+    const bool due = (__atomic_load_n(&task.cancel_word, __ATOMIC_RELAXED) & word_due) != 0;
+    if (due || task.has(flag_must_cancel)) return make_ready(task);
+  }
   if (future.has(flag_shared)) {
     if (!link_shared_waiter(future, *this)) make_ready(task);
   } else {

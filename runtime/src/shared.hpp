@@ -97,11 +97,6 @@ class MaybeLock {
   std::uint16_t* word_;
 };
 
-// The task's home, which other workers may change meanwhile.
-inline LoopState& home_of(const FutureState& task) noexcept { return *__atomic_load_n(&task.home, __ATOMIC_ACQUIRE); }
-inline void set_home(FutureState& task, LoopState& home) noexcept {
-  __atomic_store_n(&task.home, &home, __ATOMIC_RELEASE);
-}
 inline bool is_private(const FutureState& task) noexcept {
   return (task.all_flags() & (flag_first_step | flag_shared)) == (flag_first_step | flag_shared);
 }

@@ -126,7 +126,7 @@ OURO_NOINLINE void schedule_in_group(LoopState& home, bool floats, FutureState& 
     return;
   }
   publish(state);
-  if (local || !home.running) {
+  if (local || (!here && home.worker->index == 0)) {  // or before the first loop runs, on its thread
     home.ready.push_back(state);
   } else {
     post_to(home, state);

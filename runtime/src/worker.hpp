@@ -20,6 +20,7 @@
 #include <ouro/runtime/config.hpp>
 #include <ouro/runtime/detail/atomic.hpp>
 #include <ouro/runtime/detail/core.hpp>
+#include <ouro/runtime/detail/counter.hpp>
 #include <ouro/runtime/detail/gather_state.hpp>
 #include <ouro/runtime/detail/worker_group.hpp>
 
@@ -30,22 +31,6 @@
 #include "steal_deque.hpp"
 
 namespace ouro::detail {
-
-// A number that its owner alone changes, and everybody may read.
-class Count {
- public:
-  void add(std::uint64_t more) noexcept {
-    value_.store(value_.load(std::memory_order_relaxed) + more, std::memory_order_relaxed);
-  }
-  // Release and acquire: who reads a count sees what was counted before.
-  void add_release(std::uint64_t more) noexcept {
-    value_.store(value_.load(std::memory_order_relaxed) + more, std::memory_order_release);
-  }
-  std::uint64_t get() const noexcept { return value_.load(std::memory_order_acquire); }
-
- private:
-  Atomic<std::uint64_t> value_{0};
-};
 
 // An entry of a worker's deque or lane.
 inline ReadyNode* entry_of(GatherShare& share) noexcept {
@@ -69,19 +54,20 @@ struct Worker {
   std::uint64_t random;                // of the order in which it looks at the others
   ReadyNode* stolen = nullptr;         // what the last search found: it runs next
   GatherShare* unstealable = nullptr;  // shares for which the deque had no memory
+  bool may_run = false;                // its Runner runs the loop; nobody else does
   bool slept_once = false;             // long enough for a second look: the next one is strict
   bool looking = false;                // the loop looks at the ring and the timers: what that wakes runs next
   std::int64_t oldest = 0;             // the place of the oldest entry of the deque,
   std::uint32_t oldest_looks = 0;      // and for how many looks it has been that
 
   // Written by the worker, read by any thread.
-  alignas(64) Count steals;
-  Count steal_attempts;
-  Count wakeups;  // of other workers
-  Count born;     // records that name a loop of the group
-  Count gone;
-  Count made;  // tasks
-  Count ended;
+  alignas(64) Counter steals;
+  Counter steal_attempts;
+  Counter wakeups;  // of other workers
+  Counter born;     // records that name a loop of the group
+  Counter gone;
+  Counter made;  // tasks
+  Counter ended;
 
   // An entry becomes visible to all.
   // Both fall back to the loop's own queue, which nobody steals from, without memory.
@@ -121,7 +107,8 @@ class WorkerGroup {
   Atomic<bool> unstarted_cancelled{false};
 
   // One cancellation at a time walks over tasks and gathers.
-  bool ending = false;  // all have stopped, and what is left is destroyed
+  Atomic<FutureState*> main{nullptr};  // the task of which the run is, for comparison alone; while that runs
+  bool ending = false;                 // all have stopped, and what is left is destroyed
 
   std::recursive_mutex cancelling;
   class SharedCancel* walk = nullptr;  // the one that goes on, under `cancelling`

@@ -118,6 +118,10 @@ void join_group(WorkerGroup& group, BaseEventLoop& loop) {
   update_special(state);
 }
 
+void let_run(BaseEventLoop& loop, bool may) noexcept { loop.state().worker->may_run = may; }
+
+void set_main(WorkerGroup& group, FutureState* task) noexcept { group.main.store(task, std::memory_order_relaxed); }
+
 void cancel_unstarted(WorkerGroup& group) noexcept { group.unstarted_cancelled.store(true, std::memory_order_relaxed); }
 
 std::uint64_t unfinished(const WorkerGroup& group) noexcept {

@@ -190,9 +190,17 @@ void policies_and_runners() {
   ouro::set_event_loop_policy(before);
 }
 
+ouro::Coroutine<int> several_loops() {
+  ouro::Task<int> floating = ouro::spawn(f(1));
+  ouro::Task<int> pinned = ouro::workers().back()->create_task(f(2));
+  check(&ouro::current_loop() == &ouro::get_running_loop() && ouro::workers().size() == 4, "workers");
+  co_return co_await floating + co_await pinned;
+}
+
 }  // namespace
 
 int main() {
+  check(ouro::run(several_loops(), {.workers = 4, .pin_to_cores = true}) == 3, "several loops");
   for (auto* part : {coroutines_and_tasks, futures, generators, threads}) ouro::run(part(), {.spin = 0us});
   loop_by_hand();
   policies_and_runners();

@@ -50,8 +50,13 @@ class OURO_EXPORT Runner {
     EventLoop& loop = get_loop();
     using T = typename decltype(coroutine)::value_type;
     if (crew_) {
-      Task<T> task = schedule_on_crew(std::move(coroutine), where);
-      run_main(task.handle().state());
+      if (!coroutine) detail::throw_awaited_twice();
+      Task<T> task;
+      auto schedule = [&] {
+        detail::schedule_floating(loop.state(), *coroutine.get(), where);
+        task = Task<T>(*coroutine.release());
+      };
+      run_main_on_crew(*coroutine.get(), [](void* call) { (*static_cast<decltype(schedule)*>(call))(); }, &schedule);
       return detail::take_value<T>(task.handle().state());
     }
     Task<T> task = detail::schedule(&loop.state(), std::move(coroutine), TaskOptions(), where);
@@ -72,13 +77,9 @@ class OURO_EXPORT Runner {
 
   void check_usable() const;
   void run_main(detail::FutureState& task);
+  // Runs until the task is done that `schedule(context)` makes of the record; SIGINT cancels it from the first moment.
+  void run_main_on_crew(detail::FutureState& task, void (*schedule)(void* context), void* context);
   void cancel_all_tasks();
-  template <class T>
-  Task<T> schedule_on_crew(Coroutine<T> coroutine, std::source_location where) {
-    if (!coroutine) detail::throw_awaited_twice();
-    detail::schedule_floating(loop_->state(), *coroutine.get(), where);
-    return Task<T>(*coroutine.release());
-  }
 
   RunOptions options_;
   std::unique_ptr<EventLoop> loop_;

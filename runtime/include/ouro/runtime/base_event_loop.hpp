@@ -14,6 +14,7 @@
 #include <ouro/runtime/config.hpp>
 #include <ouro/runtime/coroutine.hpp>
 #include <ouro/runtime/detail/atomic.hpp>
+#include <ouro/runtime/detail/counter.hpp>
 #include <ouro/runtime/events.hpp>
 #include <ouro/runtime/executors.hpp>
 #include <ouro/runtime/futures.hpp>
@@ -26,13 +27,19 @@ namespace detail {
 [[noreturn]] OURO_EXPORT void throw_nan_delay();
 }
 
-// What a loop has done so far.
+// What a loop has done so far. Each number was true at some moment of the call that gave it.
 struct LoopCounters {
-  std::uint64_t turns = 0;  // of which a batch was run
-  std::uint64_t looks = 0;  // at the parker, the timers and the inbox
-  std::uint64_t parks = 0;  // times it went to sleep
-  std::uint64_t spins = 0;  // waits that a spin ended
-  std::uint64_t posts = 0;  // chains taken from the inbox
+  std::uint64_t runs = 0;    // steps of tasks and callbacks, as the loop counts them for fairness: at its looks
+  std::uint64_t turns = 0;   // that began with a look
+  std::uint64_t looks = 0;   // at the parker, the timers and the inbox
+  std::uint64_t parks = 0;   // times it went to sleep
+  std::uint64_t spins = 0;   // waits that a spin ended
+  std::uint64_t posts = 0;   // chains taken from the inbox
+  std::uint64_t enters = 0;  // calls of the system in which it submitted, completed or slept
+  // In a group:
+  std::uint64_t steals = 0;          // floating tasks, and shares of gathers, that it took from other workers
+  std::uint64_t steal_attempts = 0;  // looks at another worker
+  std::uint64_t wakeups = 0;         // of other workers, for work that they may take
 };
 
 // Runs callbacks and tasks on one thread, and sleeps on its Parker when there are none.
@@ -87,7 +94,7 @@ class OURO_EXPORT BaseEventLoop {
   // Ends run_forever after the callbacks that are ready now.
   // Throws: RuntimeError for a loop in a group, which ends with its run().
   void stop();
-  bool is_running() const noexcept { return running_; }
+  bool is_running() const noexcept { return running_.load(std::memory_order_relaxed); }
   bool is_closed() const noexcept { return state_->closed; }
 
   // Drops the callbacks, destroys the tasks that are not done (destructors only, innermost frame first, their futures
@@ -250,7 +257,8 @@ class OURO_EXPORT BaseEventLoop {
 
   // How long it looks for work before it sleeps; zero: not at all. It adapts: less and less while that does not pay.
   void set_spin(std::chrono::nanoseconds longest) noexcept;
-  const LoopCounters& counters() const noexcept { return counters_; }
+  // Threads: any. Costs the loop nothing.
+  LoopCounters counters() const noexcept;
 
   // ---- For the library ----
   detail::LoopState& state() noexcept { return *state_; }
@@ -283,10 +291,9 @@ class OURO_EXPORT BaseEventLoop {
     if (OURO_UNLIKELY(state_->closed)) throw_closed();
   }
   [[noreturn]] static void throw_closed();
-  // Another worker's loop of the group, while that runs.
-  bool is_elsewhere() const noexcept {
-    return state_->worker != nullptr && state_->running && detail::running_state() != state_;
-  }
+  // Another worker's loop of the group.
+  bool is_elsewhere() const noexcept { return state_->worker != nullptr && is_elsewhere_in_group(); }
+  bool is_elsewhere_in_group() const noexcept;
   void arm(detail::CallbackNode& node, TimePoint when) noexcept;
   void arm_unless_cancelled(detail::CallbackNode& node) noexcept;
 
@@ -322,15 +329,18 @@ class OURO_EXPORT BaseEventLoop {
 
   detail::LoopState* state_;
   std::unique_ptr<Parker> parker_;
-  detail::ReadyQueue events_;    // what completions made ready, this turn
-  detail::ReadyQueue due_;       // and timers: their own, so that a flood of completions does not delay them
-  detail::ReadyQueue injected_;  // what other threads sent
-  bool running_ = false;
+  detail::ReadyQueue events_;            // what completions made ready, this turn
+  detail::ReadyQueue due_;               // and timers: their own, so that a flood of completions does not delay them
+  detail::ReadyQueue injected_;          // what other threads sent
+  detail::Atomic<bool> running_{false};  // read by other workers of a group
   bool stopping_ = false;
   detail::Atomic<bool> interrupted_{false};  // set by raise_interrupt, cleared by look(); carries no data
   std::chrono::nanoseconds spin_longest_;
   std::chrono::nanoseconds spin_now_;
-  LoopCounters counters_;
+  struct Counters {
+    detail::Counter runs, turns, looks, parks, spins, posts;
+  };
+  Counters counters_;
   TaskFactory factory_;
   ExceptionHandler exception_handler_;
   std::function<void()> interrupt_handler_;

@@ -303,8 +303,10 @@ class Future : public AnyFuture {
   void set_result(U&&... value) {
     detail::FutureState& state = handle_.state();
     detail::check_settable(state, "set_result");
+    auto* result = static_cast<detail::FutureResult<T>*>(&state);
+    asm("" : "+r"(result));  // or g++ takes it for the size of a record without a result, and warns
     try {
-      static_cast<detail::FutureResult<T>&>(state).emplace(std::forward<U>(value)...);
+      result->emplace(std::forward<U>(value)...);
     } catch (...) {
       detail::give_claim_back(state);
       throw;

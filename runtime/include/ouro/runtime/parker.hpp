@@ -2,6 +2,8 @@
 // futex (ThreadParker), an io_uring (io's Proactor), later epoll or a simulated machine.
 #pragma once
 
+#include <cstdint>
+
 #include <ouro/runtime/clock.hpp>
 #include <ouro/runtime/config.hpp>
 
@@ -26,6 +28,9 @@ class OURO_EXPORT Parker {
   // Makes the current or the next park() return. Latched: never lost, however early it comes; several may merge.
   // Threads: any; async-signal-safe.
   virtual void unpark() noexcept = 0;
+
+  // How often it has called the system to submit, complete or sleep. Threads: any.
+  virtual std::uint64_t enters() const noexcept { return 0; }
 
   // True if nothing is in flight that could ever complete: only unpark() or a deadline would end a park().
   virtual bool idle() const noexcept = 0;

@@ -189,7 +189,7 @@ namespace detail {
 template <class A>
 auto ensure_future_on(LoopState* home, A&& awaitable, std::source_location where) {
   if constexpr (isfuture<A>) {
-    if (home && awaitable.handle().state().home != home) {
+    if (home && &home_of(awaitable.handle().state()) != home) {
       throw ValueError("The future belongs to a different loop than the one specified as the loop argument");
     }
     return std::remove_cvref_t<A>(std::forward<A>(awaitable));

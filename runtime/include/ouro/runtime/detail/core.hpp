@@ -42,9 +42,12 @@ struct LoopState {
   bool closing = false;  // destructors run, which may complete futures that nobody hears of any more
   bool eager = false;    // the task factory starts tasks at once, and does nothing else
   bool has_factory = false;
-  bool running = false;                      // some thread is inside run_*
-  bool special = false;                      // one of the four above, or a worker: making a task takes the long way
-  FutureState* hop = nullptr;                // in a group: what runs next, once what runs now has stopped
+  bool running = false;  // some thread is inside run_*
+  bool special = false;  // one of the four above, or a worker: making a task takes the long way
+  // In a group: what is done once what runs now has stopped.
+  FutureState* hop = nullptr;                // runs next
+  GatherState* ended = nullptr;              // a child of it ended, whose frame is on its way out
+  GatherShare* ended_share = nullptr;        // from which that child was started; nullptr if it had become public
   struct Worker* worker = nullptr;           // its place in a group of several loops; nullptr for a single loop
   FutureState* tasks = nullptr;              // the linked tasks, newest first
   GatherState* gathers = nullptr;            // the gathers in flight, newest first: they list their own children
@@ -143,6 +146,12 @@ FutureState& task_of(std::coroutine_handle<Promise> coroutine, const char* opera
   }
 }
 
+// The home of a task, which other workers may change meanwhile if it floats.
+inline LoopState& home_of(const FutureState& task) noexcept { return *__atomic_load_n(&task.home, __ATOMIC_ACQUIRE); }
+inline void set_home(FutureState& task, LoopState& home) noexcept {
+  __atomic_store_n(&task.home, &home, __ATOMIC_RELEASE);
+}
+
 // ---- The ways of shared records: src/shared.hpp ----
 
 // A task of a group is about to suspend: from now on others can find it.
@@ -171,7 +180,9 @@ inline void wake(FutureState& task) noexcept {
 
 // For src/ alone.
 inline void count_request(FutureState& task) noexcept {
-  if (task.cancel_requests() != word_requests) ++task.cancel_word;
+  const std::uint16_t word = __atomic_load_n(&task.cancel_word, __ATOMIC_RELAXED);
+  if ((word & word_requests) == word_requests) return;
+  __atomic_store_n(&task.cancel_word, static_cast<std::uint16_t>(word + 1), __ATOMIC_RELAXED);
 }
 void remember_message(FutureState& task, const std::string& message) noexcept;
 bool same_group(const FutureState& a, const FutureState& b) noexcept;

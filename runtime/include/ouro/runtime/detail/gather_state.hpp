@@ -62,6 +62,9 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   FutureState* parent_task() const noexcept { return parent; }
   // A child ended, whose value has been stored. `child` was private until its end.
   void private_child_ended(FutureState& child) noexcept;
+  // Does what the end of a child leads to: see LoopState::ended.
+  static void finish_end(Worker& worker) noexcept;
+  std::string locked_cancel_message() noexcept;
   // As child_done().
   bool shared_child_done(FutureState& child) noexcept;
   // The public children of the gather for which the task waits, a handle to each, at the end of `tasks`.
@@ -183,6 +186,8 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   void count_down(Worker* worker, unsigned counts) noexcept;
   void finish_shared(Worker* worker) noexcept;
   void unlist_shared(FutureState& child) noexcept;
+  void leave_end(GatherShare* from) noexcept;
+  void go_on(GatherShare* share_of_child, Worker& worker) noexcept;
   // Public children from place `from` on, a reference for each; `from` moves on.
   std::size_t collect_public(FutureState** found, std::size_t most, std::uint32_t& from) noexcept;
   // True if it was not ending early before.

@@ -24,10 +24,14 @@ inline constexpr unsigned most_workers = 48;
 OURO_EXPORT WorkerGroup* make_group(unsigned workers);
 // `loop` takes the next place in the group; before it runs. Threads: one after the other.
 OURO_EXPORT void join_group(WorkerGroup& group, BaseEventLoop& loop);
+// Whether run_* may be called on a loop of the group: by who runs the group.
+OURO_EXPORT void let_run(BaseEventLoop& loop, bool may) noexcept;
 // From now on tasks that have not started never do: they end cancelled when a worker comes to them.
 OURO_EXPORT void cancel_unstarted(WorkerGroup& group) noexcept;
 // How many of the tasks that were made have not ended: if no more than this, at some moment during the call.
 OURO_EXPORT std::uint64_t unfinished(const WorkerGroup& group) noexcept;
+// The run is this task's from now on; nullptr: none. Before the task is scheduled.
+OURO_EXPORT void set_main(WorkerGroup& group, FutureState* task) noexcept;
 // Makes the record a floating task, with two references, for a worker that does not run yet on this thread.
 OURO_EXPORT void schedule_floating(LoopState& worker, FutureState& state, std::source_location where);
 // Nobody runs its loops any more. They may be destroyed after it, in any order.
