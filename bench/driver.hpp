@@ -29,6 +29,8 @@ struct Options {
   double budget_s = 4;  // for one work, all its sizes together
   double sample_ms = 30;
   std::string allocate = "none";  // bare's: what a round of gather allocates besides its frames
+  unsigned workers = 2;           // group_job's: how many loops
+  double spin_us = -1;            // and how long they look for work before they sleep; negative: as they like
 
   bool wants(std::string_view work) const {
     return works.empty() || std::find(works.begin(), works.end(), work) != works.end();
@@ -76,6 +78,10 @@ inline Options parse(int argc, char** argv) {
       options.sample_ms = std::strtod(value, nullptr);
     } else if (name == "--allocate") {
       options.allocate = value;
+    } else if (name == "--workers") {
+      options.workers = static_cast<unsigned>(std::max<std::size_t>(1, std::strtoull(value, nullptr, 10)));
+    } else if (name == "--spin-us") {
+      options.spin_us = std::strtod(value, nullptr);
     } else {
       std::fprintf(stderr, "usage: %s [--works A,B] [--sizes N,N] [--runs N] [--budget S] [--sample-ms MS]\n", argv[0]);
       std::exit(2);

@@ -1,10 +1,28 @@
-"""The programs of the main job: how they are run and what they print. Shared by tools/quickstart and bench/ratios."""
+"""The programs of the benchmarks: how they are built, run, and what they print. Shared by tools/quickstart and the
+scripts of bench/."""
 
 import os
 import selectors
 import signal
+import statistics
 import subprocess
+import sys
 import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+UNITS = ("_ns", "_us", "_ms", "_mb", "_per_s")
+
+
+def build(compiler, target):
+    """Builds the target with the flags of a release; the folder with the programs. Ends the script if that fails."""
+    folder = ROOT / "build" / ("ratios-" + Path(compiler).name)
+    for command in (["cmake", "--preset", "bench", "-B", folder, f"-DCMAKE_CXX_COMPILER={compiler}"],
+                    ["cmake", "--build", folder, "--target", target]):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        if done.returncode != 0:
+            sys.exit(f"{done.stdout}{done.stderr}\n{Path(sys.argv[0]).name}: the build failed")
+    return folder
 
 
 def parse(line):
@@ -19,8 +37,8 @@ def parse(line):
     for key in ("N", "threads", "runs"):
         if key in figure:
             figure[key] = int(figure[key])
-    for key in ("ns", "min", "max", "wall_ms", "predicted_s"):
-        if key in figure:
+    for key in figure:
+        if key in ("ns", "min", "max", "predicted_s", "share", "load") or key.endswith(UNITS):
             figure[key] = float(figure[key])
     return figure
 
@@ -71,6 +89,29 @@ def run(command, timeout_s, on_line=None, cwd=None):
     told = next((line for line in reversed(lines) if line.strip() and parse(line) is None), "")
     ended = f"signal {-process.returncode}" if process.returncode < 0 else f"status {process.returncode}"
     return f"ended with {ended}" + (f": {told.strip()}" if told else ""), lines
+
+
+def figures(command, timeout_s=120):
+    """The figures that a program prints. Ends the script with 2 if it fails."""
+    error, lines = run([str(part) for part in command], timeout_s)
+    found = [figure for figure in map(parse, lines) if figure and figure["kind"] == "result"]
+    if error or not found:
+        print(*lines[-10:], f"{' '.join(map(str, command))}: {error or 'printed no figure'}", sep="\n", file=sys.stderr)
+        sys.exit(2)
+    return found
+
+
+class Samples:
+    """What several rounds gave: medians of a field, by any key."""
+
+    def __init__(self):
+        self.taken = {}
+
+    def add(self, key, figure):
+        self.taken.setdefault(key, []).append(figure)
+
+    def median(self, key, field="ns"):
+        return statistics.median(figure[field] for figure in self.taken[key])
 
 
 def pinned(command, cpus):
