@@ -6,6 +6,7 @@
 #include <chrono>
 #include <iterator>
 #include <string>
+#include <unordered_set>
 #include <utility>
 
 #include <ouro/io/policies.hpp>
@@ -77,10 +78,16 @@ void Runner::Crew::pin(unsigned index) noexcept {
 
 void Runner::Crew::work(unsigned index) {
   std::unique_ptr<EventLoop> loop;
+  bool started = false;
   try {
     pin(index);
     ::pthread_setname_np(::pthread_self(), ("ouro-" + std::to_string(index)).c_str());
     loop = detail::make_worker_loop(options_);
+    if (!options_.loop_factory) set_event_loop(loop.get());
+    loop->call_soon([this, &started] {
+      started = true;
+      started_->count_down();
+    });
     detail::join_group(*group_, *loop);
   } catch (...) {
     error_ = std::current_exception();
@@ -90,10 +97,9 @@ void Runner::Crew::work(unsigned index) {
   go_.wait();
   if (!loop) return;
   if (!dismissed_) {
-    if (!options_.loop_factory) set_event_loop(loop.get());
     detail::let_run(*loop, true);
-    loop->call_soon([this] { started_->count_down(); });
     run(*loop);
+    if (!started) started_->count_down();  // it threw at once
     stopped_->count_down();
   }
   buried_.wait();
@@ -137,14 +143,15 @@ void Runner::Crew::run(EventLoop& loop) noexcept {
 namespace {
 
 Coroutine<> cancel_until_none(detail::WorkerGroup& group, EventLoop& first) {
-  std::vector<AnyTask> met;
+  std::vector<AnyTask> met;  // keeps them, so that no address comes twice
+  std::unordered_set<const void*> known;
   const AnyTask self = current_task();
   std::chrono::microseconds pause(50);
   // This task is unfinished itself.
   while (detail::unfinished(group) > 1) {
     std::vector<AnyTask> fresh;
     for (AnyTask& task : all_tasks(first)) {
-      if (task != self && std::find(met.begin(), met.end(), task) == met.end()) fresh.push_back(std::move(task));
+      if (task != self && known.insert(&task.handle().state()).second) fresh.push_back(std::move(task));
     }
     for (AnyTask& task : fresh) task.cancel();
     for (const AnyTask& task : fresh) co_await detail::CompletionAwaiter(task.handle());

@@ -43,7 +43,6 @@ namespace ouro {
 namespace {
 
 using detail::looks_every;
-using detail::prefetch_frame;
 using detail::shortest_spin;
 
 constexpr std::chrono::nanoseconds default_spin = std::chrono::microseconds(50);
@@ -201,7 +200,7 @@ void BaseEventLoop::run_found() {
 void BaseEventLoop::run_some(detail::ReadyQueue& queue, std::uint32_t most) {
   for (; most != 0 && !queue.empty(); --most) {
     detail::ReadyNode* node = queue.pop_front();
-    prefetch_frame(node->next);
+    detail::prefetch_frame(node->next);
     run_node(*node);
   }
 }
@@ -426,11 +425,12 @@ void BaseEventLoop::arm(detail::CallbackNode& node, TimePoint when) noexcept {
   if (when <= now) state_->attention = true;
 }
 
-void BaseEventLoop::arm_unless_cancelled(detail::CallbackNode& node) noexcept {
+void detail::ArmLater::operator()() {
+  CallbackNode& node = *std::exchange(node_, nullptr);
   if (node.is_cancelled()) {
     node.drop_ref();
   } else {
-    arm(node, node.when);
+    loop_->arm(node, node.when);
   }
 }
 
@@ -476,9 +476,9 @@ void BaseEventLoop::set_default_executor(std::shared_ptr<Executor> executor) {
   if (detail::Worker* worker = state_->worker; worker && worker->index != 0) {
     return worker->group.workers.front()->state.loop->set_default_executor(std::move(executor));
   }
-  const auto hold = detail::lock_group(*state_);
   if (!executor) throw ValueError("set_default_executor: the executor is null");
-  executor_ = std::move(executor);
+  const auto hold = detail::lock_group(*state_);
+  executor_.swap(executor);  // the old one ends outside the lock, for that waits for its threads
 }
 
 Executor& BaseEventLoop::default_executor() {

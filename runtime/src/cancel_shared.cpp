@@ -30,11 +30,6 @@ namespace ouro::detail {
 
 namespace {
 
-std::string message_of(const FutureState& task) {
-  const Rare* rare = task.rare ? rare_if(task) : nullptr;
-  return rare ? rare->cancel_message : std::string();
-}
-
 // Runs `f` on the thread of `home`, soon; not at all if the loop is closed, or without memory.
 template <class F>
 void send(LoopState& home, F f) noexcept {
@@ -238,6 +233,7 @@ class SharedCancel {
         return true;
       }
       if (!count(*task)) return task != &first;
+      if (OURO_UNLIKELY(group_.ending)) return true;  // it is about to be destroyed
       if (task->floating()) {
         next = cancel_floating(*task, task == ring);
       } else if (running_loop == task->home) {
@@ -408,7 +404,7 @@ bool cancel_shared(FutureState& first, const std::string& message) noexcept {
 void GatherState::fail_children_shared() noexcept { SharedCancel(home->worker->group, std::string()).fail(*this); }
 
 void GatherState::cancel_children_shared() noexcept {
-  const std::string message = message_of(*parent);
+  const std::string message = cancel_message_of(*parent);
   SharedCancel(home->worker->group, message).cancel_children(*this);
 }
 

@@ -393,15 +393,19 @@ bool cancel_up_to_gather(FutureState& first, const std::string& message, GatherS
   }
 }
 
+std::string cancel_message_of(FutureState& state) noexcept {
+  try {
+    MaybeLock lock(state);
+    const Rare* rare = state.rare ? rare_if(state) : nullptr;
+    return rare ? rare->cancel_message : std::string();
+  } catch (...) {
+    return std::string();  // without memory the cancellation goes on without its message
+  }
+}
+
 void throw_cancelled(FutureState& task) {
   task.clear(flag_must_cancel | flag_deliver_cancel);
-  std::string message;
-  {
-    MaybeLock lock(task);
-    const Rare* rare = task.rare ? rare_if(task) : nullptr;
-    if (rare) message = rare->cancel_message;
-  }
-  throw CancelledError(message);
+  throw CancelledError(cancel_message_of(task));
 }
 
 void reset_unstarted(FutureState& task) noexcept {
@@ -425,8 +429,7 @@ std::exception_ptr exception_or_cancellation(FutureState& state) {
     state.clear(flag_unretrieved);
     return exception_of(state);
   }
-  const Rare* rare = state.rare ? rare_if(state) : nullptr;
-  return std::make_exception_ptr(CancelledError(rare ? rare->cancel_message : std::string()));
+  return std::make_exception_ptr(CancelledError(cancel_message_of(state)));
 }
 
 }  // namespace ouro::detail

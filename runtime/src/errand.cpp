@@ -11,10 +11,33 @@
 
 namespace ouro::detail {
 
+namespace {
+
+// The errand's reference is not counted among the handles: whoever has the only one may move the result out of it.
+void add_own_ref(FutureState& future) noexcept {
+  if (future.has(flag_shared)) {
+    __atomic_fetch_add(&future.refs, own_ref, __ATOMIC_RELAXED);
+  } else {
+    future.refs += own_ref;
+  }
+}
+
+void drop_own_ref(FutureState& future) noexcept {
+  if (future.has(flag_shared)) {
+    // Acquire and release: as drop_shared_ref().
+    if (__atomic_fetch_sub(&future.refs, own_ref, __ATOMIC_ACQ_REL) == own_ref) destroy_shared(future);
+    return;
+  }
+  future.refs -= own_ref;
+  if (future.refs == 0) destroy(future);
+}
+
+}  // namespace
+
 void Errand::set_out() noexcept {
   FutureState& future = *future_;
   LoopState& home = *home_;
-  add_ref(future);
+  add_own_ref(future);
   future.waiting_on = this;
   future.link.prev = nullptr;
   future.link.next = home.errands;
@@ -36,7 +59,7 @@ void Errand::discard() noexcept {
   FutureState& future = *future_;
   unlink(*home_, future);
   release();
-  drop_ref(future);
+  drop_own_ref(future);
 }
 
 namespace {
@@ -76,7 +99,7 @@ bool Errand::let_go(bool cancelled) noexcept {
     return false;
   }
   unlink(home, future);
-  drop_ref(future);
+  drop_own_ref(future);
   return true;
 }
 
@@ -128,7 +151,7 @@ void Errand::returned(void* leaf) {
     }
   }
   errand.release();
-  drop_ref(future);
+  drop_own_ref(future);
 }
 
 void prefetch_before(const ReadyNode& node) noexcept {

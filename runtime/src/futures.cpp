@@ -261,9 +261,8 @@ void FutureAwaiterBase::resumed(Waiter& self, FutureState& done) noexcept {
 }
 
 void FutureAwaiterBase::forward_due_cancel(FutureState& task) noexcept {
-  const Rare* rare = task.rare ? rare_if(task) : nullptr;
   const bool shared = task.has(flag_shared);
-  if (detail::cancel(*future_.get(), rare ? rare->cancel_message : std::string())) {
+  if (detail::cancel(*future_.get(), cancel_message_of(task))) {
     if (!shared) task.clear(flag_must_cancel);
   } else if (shared) {
     task.set(flag_must_cancel);

@@ -276,6 +276,7 @@ void GatherState::notified(Waiter& waiter, FutureState& done) noexcept {
     } else {
       // The gather belongs to its parent's thread.
       node.resume = &arrived;
+      node.destroy = &never_destroyed;  // what marks a gather's own entries
       node.leaf = static_cast<FrameHeader*>(&node);
       post_to(*gather.home, node);
     }

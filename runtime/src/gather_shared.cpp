@@ -115,6 +115,7 @@ inline void GatherState::release_share(GatherShare& from) noexcept {
 // ---- Starting ----
 
 void GatherState::start_shared(FutureState& task, void* frame, std::source_location where) noexcept {
+  if (OURO_UNLIKELY(running_loop != task.home)) move_here(task);
   Worker& worker = *task.home->worker;
   begin(task, frame, where);
   shared = true;
@@ -136,7 +137,7 @@ void GatherState::start_shared(FutureState& task, void* frame, std::source_locat
   if (nodes) link_futures();
   worker.state.current = nullptr;
   // The usual case of advance(), by itself.
-  if (OURO_LIKELY(fixed && share.end > 1 && is_private(task) && load(pending) == 1) && OURO_LIKELY(!stopped(worker))) {
+  if (OURO_LIKELY(fixed && share.end > 1 && load(pending) == 1 && is_private(task)) && OURO_LIKELY(!stopped(worker))) {
     if (FutureState* first = take_child(0)) {
       pending = 2;
       share.next = 1;
@@ -198,7 +199,7 @@ void GatherState::advance(GatherShare& from, Worker& worker, unsigned spare) noe
     const bool last = from.next == from.end;
     if (!last) {
       if (spare == 0) {
-        if (keeps_parent_private() && load(pending) == 1) {
+        if (load(pending) == 1 && keeps_parent_private()) {
           pending = 2;
         } else {
           add(pending, 1);
@@ -319,7 +320,6 @@ inline void GatherState::leave_end(GatherShare* from) noexcept {
   LoopState* here = running_loop;
   if (OURO_UNLIKELY(!here || !here->worker)) {
     // Resumed by hand, by a thread that is no worker.
-    if (most_running != unlimited) one_less_runs(*home->worker);
     return count_down(nullptr, 1);
   }
   here->current = nullptr;                                               // the destructors of the arguments may ask

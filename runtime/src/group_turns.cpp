@@ -233,7 +233,9 @@ void BaseEventLoop::search_for_work() {
       }
       if (time() >= end) break;
       detail::pause_for(std::min(round, 8U));
-      std::this_thread::yield();  // who makes work may share this processor, and would not run otherwise
+      // Who makes work may share this processor, and would not run otherwise. With a processor for each, a yield would
+      // only give it to other programs, for as long as they like.
+      if (group.crowded) std::this_thread::yield();
     }
     if (deadline <= end) {
       if (searching) end_search();

@@ -63,6 +63,11 @@ void make_ready(FutureState& task) noexcept {
   group->work_visible();
 }
 
+void move_here(FutureState& task) noexcept {
+  LoopState* here = running_loop;
+  if (here && here->worker && &here->worker->group == group_of_record(task)) set_home(task, *here);
+}
+
 void wake_shared(FutureState& task) noexcept {
   if (!task.floating() && running_loop == task.home) task.waiting_on = nullptr;
   make_ready(task);
@@ -194,7 +199,11 @@ bool complete_shared(FutureState& state) noexcept {
   if (state.has(flag_linked)) {
     if (WorkerGroup* group = group_of_record(state)) group->tasks.unlink(state);
   }
-  if (LoopState* here = running_loop; here && here->worker) here->worker->ended.add_release(1);
+  if (LoopState* here = running_loop; here && here->worker) {
+    here->worker->ended.add_release(1);
+  } else if (WorkerGroup* group = group_of_record(state)) {
+    group->ended_elsewhere.fetch_add(1, std::memory_order_release);
+  }
   tell(state, close_list(state));
   // Nobody can come by another handle if there is none.
   if (handles_of(state) != 0) return false;

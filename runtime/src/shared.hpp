@@ -103,6 +103,8 @@ inline bool is_private(const FutureState& task) noexcept {
 
 // The tasks of the group that can be found, and the children of their gathers, behind their parents.
 std::vector<FutureHandle> all_shared_tasks(WorkerGroup& group);
+// Something else than the library resumed the floating task by hand, here: this is its worker now.
+void move_here(FutureState& task) noexcept;
 // Ready again, on its home or wherever a worker takes it.
 void make_ready(FutureState& task) noexcept;
 // False if somebody completes or has completed it. Else nobody else will, until settle_shared().

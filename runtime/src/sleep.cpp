@@ -4,6 +4,7 @@
 #include <ouro/runtime/detail/core.hpp>
 #include <ouro/runtime/exceptions.hpp>
 
+#include "shared.hpp"
 #include "timer_wheel.hpp"
 
 namespace ouro::detail {
@@ -39,6 +40,7 @@ const WaiteeKind SleepAwaiterBase::sleep_kind{[](Waitee& self, FutureState& task
 void SleepAwaiterBase::suspend_shared(FutureState& task, Duration delay, bool until,
                                       std::source_location where) noexcept {
   publish(task);
+  if (task.floating()) move_here(task);
   if (delay <= Duration::zero() || task.has(flag_must_cancel)) return yield_shared(task);
   kind = &sleep_kind;
   site = where;

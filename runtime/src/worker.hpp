@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <thread>
 #include <vector>
 
 #include <ouro/runtime/config.hpp>
@@ -93,11 +94,14 @@ class WorkerGroup {
   IdleWorkers idle;
   const unsigned size;
   const bool light = has_heavy_barrier();
-  std::vector<std::unique_ptr<Worker>> workers;  // complete before any of them runs
+  const bool crowded = size > std::thread::hardware_concurrency();  // some workers share a processor
+  std::vector<std::unique_ptr<Worker>> workers;                     // complete before any of them runs
   InjectQueue<ReadyNode> injection;
   // Raised after each push to `injection`, which itself only releases: what a worker that falls asleep reads.
   alignas(64) Atomic<std::uint64_t> injections{0};
   Atomic<std::uint32_t> wakers{0};  // threads between wake_one() and the end of unpark()
+
+  Atomic<std::uint64_t> ended_elsewhere{0};  // tasks, on threads that are no workers
 
   Registry tasks;  // that have suspended and not ended
 

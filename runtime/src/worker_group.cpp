@@ -25,7 +25,10 @@ void Worker::put_aside(ReadyNode* entry) noexcept {
   if (GatherShare* share = share_of(entry)) {
     share->held_next = std::exchange(unstealable, share);
   } else {
-    state.ready.push_back(*entry);
+    auto& task = static_cast<FutureState&>(*entry);
+    publish(task);  // or the end of the group would not find it
+    set_home(task, state);
+    state.ready.push_back(task);
   }
 }
 
@@ -83,6 +86,9 @@ void WorkerGroup::wake_somebody() noexcept {
 void WorkerGroup::inject(ReadyNode& task) noexcept {
   if (!injection.push(task)) {
     // Without memory: the first worker runs it.
+    auto& record = static_cast<FutureState&>(task);
+    publish(record);
+    set_home(record, workers.front()->state);
     post_to(workers.front()->state, task);
     return;
   }
@@ -126,7 +132,7 @@ void cancel_unstarted(WorkerGroup& group) noexcept { group.unstarted_cancelled.s
 
 std::uint64_t unfinished(const WorkerGroup& group) noexcept {
   // First what ended, then what was made: between the two there were at most so many.
-  std::uint64_t ended = 0;
+  std::uint64_t ended = group.ended_elsewhere.load(std::memory_order_acquire);
   for (const auto& worker : group.workers) ended += worker->ended.get();
   std::uint64_t made = 0;
   for (const auto& worker : group.workers) made += worker->made.get();
@@ -137,7 +143,8 @@ namespace {
 
 // An entry that nobody will run any more. A task that has not suspended becomes one that can be found.
 void put_away(ReadyNode* entry) noexcept {
-  if (!share_of(entry)) publish(*static_cast<FutureState*>(entry));
+  GatherShare* share = share_of(entry);
+  publish(share ? *share->gather->parent_task() : *static_cast<FutureState*>(entry));
 }
 
 }  // namespace

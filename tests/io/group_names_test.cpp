@@ -1,10 +1,12 @@
-// What tasks of several loops are called, who finds them, and generators in them.
+// What tasks of several loops are called, who finds them, and generators in them; debug mode, eager tasks, executors.
 #include <gmock/gmock.h>
 
 #include <atomic>
 #include <chrono>
+#include <memory>
 #include <set>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -21,6 +23,8 @@ using test::Ledger;
 using test::until;
 using testing::Contains;
 using testing::Not;
+
+Coroutine<int> give(int value) { co_return value; }
 
 class GroupNames : public GroupTest {
  protected:
@@ -201,6 +205,57 @@ TEST_F(GroupNames, AnAsyncGeneratorThatIsClosedEarlyIsUnwound) {
   run(main);
   EXPECT_EQ(ledger.broken_off(), 20);
   EXPECT_EQ(ledger.open(), 0);
+}
+
+TEST_F(GroupNames, EagerTasksAndFuturesOfGathersFloatWithTheirMaker) {
+  const auto floats = []() -> Coroutine<bool> {
+    // A floating task is on another worker sooner or later, if its own is kept busy.
+    EventLoop* const home = &current_loop();
+    for (int i = 0; i < 1'000'000 && &current_loop() == home; ++i) {
+      std::atomic<bool> left{false};
+      auto busy = home->create_task([&left]() -> Coroutine<> {
+        while (!left) std::this_thread::yield();
+        co_return;
+      });
+      co_await sleep(0s);
+      left = true;
+      co_await busy;
+    }
+    co_return &current_loop() != home;
+  };
+  const auto main = [&]() -> Coroutine<> {
+    Task<bool> eager = create_task(floats(), {.eager_start = true});
+    EXPECT_TRUE(co_await eager);
+  };
+  run(main);
+}
+
+TEST_F(GroupNames, DebugModeKnowsWhatComesFromOtherLoops) {
+  const auto pinned = []() -> Coroutine<int> {
+    int sum = 0;
+    for (int i = 0; i < 100; ++i) {
+      auto [a, b] = co_await gather(spawn(give(1)), spawn(give(2)));
+      sum += a + b;
+    }
+    co_return sum;
+  };
+  const auto main = [&]() -> Coroutine<int> { co_return co_await workers()[2]->create_task(pinned()); };
+  RunOptions options = with(4);
+  options.debug = true;
+  EXPECT_EQ(ouro::run(main, options), 300);
+}
+
+TEST_F(GroupNames, ResultsOfExecutorsThatCanOnlyBeMoved) {
+  const auto make = [] { return std::make_unique<int>(7); };
+  const auto main = [&]() -> Coroutine<> {
+    for (int i = 0; i < 200; ++i) {
+      std::unique_ptr<int> one = co_await to_thread(make);
+      EXPECT_EQ(*one, 7);
+      auto [two, three] = co_await gather(to_thread(make), to_thread(make));
+      EXPECT_EQ(*two + *three, 14);
+    }
+  };
+  for (const unsigned count : {1U, 4U}) ouro::run(main, with(count));
 }
 
 }  // namespace

@@ -42,6 +42,25 @@ struct LoopCounters {
   std::uint64_t wakeups = 0;         // of other workers, for work that they may take
 };
 
+namespace detail {
+
+// Arms a timer on its loop's thread; lets go of it if that never comes to it.
+class ArmLater {
+ public:
+  ArmLater(BaseEventLoop& loop, CallbackNode& node) noexcept : loop_(&loop), node_(&node) {}
+  ArmLater(ArmLater&& other) noexcept : loop_(other.loop_), node_(std::exchange(other.node_, nullptr)) {}
+  ~ArmLater() {
+    if (node_) node_->abandon();
+  }
+  OURO_EXPORT void operator()();
+
+ private:
+  BaseEventLoop* loop_;
+  CallbackNode* node_;
+};
+
+}  // namespace detail
+
 // Runs callbacks and tasks on one thread, and sleeps on its Parker when there are none.
 //
 // Threads: the one that runs it, or before it runs the one that made it, except for members that say otherwise.
@@ -113,8 +132,9 @@ class OURO_EXPORT BaseEventLoop {
     if (OURO_UNLIKELY(is_elsewhere())) return call_soon_threadsafe(std::forward<F>(callback), where);
     if (state_->debug) detail::check_thread(*state_, "call_soon");
     if (OURO_UNLIKELY(!state_->running)) take_posts();
-    auto* node = detail::TypedCallbackNode<std::decay_t<F>>::make(*state_, where, false, std::forward<F>(callback));
-    node->add_ref();
+    auto* node = detail::TypedCallbackNode<std::decay_t<F>>::make(*state_, where, state_->worker != nullptr,
+                                                                  std::forward<F>(callback));
+    node->begin_shared();
     state_->ready.push_back(*node);
     return Handle(node);
   }
@@ -126,7 +146,7 @@ class OURO_EXPORT BaseEventLoop {
   Handle call_soon_threadsafe(F&& callback, std::source_location where = std::source_location::current()) {
     auto* node = detail::TypedCallbackNode<std::decay_t<F>>::make(*state_, where, true, std::forward<F>(callback));
     Handle handle(node);
-    node->add_ref();
+    node->begin_shared();
     if (detail::running_state() == state_) {
       state_->ready.push_back(*node);  // in order with call_soon
     } else if (!post(*node)) {
@@ -144,15 +164,16 @@ class OURO_EXPORT BaseEventLoop {
     check_open();
     if (OURO_UNLIKELY(is_elsewhere())) {
       auto* node = detail::TypedCallbackNode<std::decay_t<F>>::make(*state_, where, true, std::forward<F>(callback));
-      node->add_ref();
+      node->begin_shared();
       node->when = when;
       TimerHandle handle(node);
-      call_soon_threadsafe([this, node] { arm_unless_cancelled(*node); });
+      call_soon_threadsafe(detail::ArmLater(*this, *node));
       return handle;
     }
     if (state_->debug) detail::check_thread(*state_, "call_at");
-    auto* node = detail::TypedCallbackNode<std::decay_t<F>>::make(*state_, where, false, std::forward<F>(callback));
-    node->add_ref();
+    auto* node = detail::TypedCallbackNode<std::decay_t<F>>::make(*state_, where, state_->worker != nullptr,
+                                                                  std::forward<F>(callback));
+    node->begin_shared();
     arm(*node, when);
     return TimerHandle(node);
   }
@@ -282,6 +303,7 @@ class OURO_EXPORT BaseEventLoop {
 
  private:
   friend class TurnTest;
+  friend class detail::ArmLater;
   // A move-only result stays with the caller's future, and is given by reference.
   template <class T>
   static detail::SharedResult<T> copy_result(const Future<T>& future) {
@@ -295,7 +317,6 @@ class OURO_EXPORT BaseEventLoop {
   bool is_elsewhere() const noexcept { return state_->worker != nullptr && is_elsewhere_in_group(); }
   bool is_elsewhere_in_group() const noexcept;
   void arm(detail::CallbackNode& node, TimePoint when) noexcept;
-  void arm_unless_cancelled(detail::CallbackNode& node) noexcept;
 
   void run_turns();
   bool run_chunk();

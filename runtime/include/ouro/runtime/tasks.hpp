@@ -108,18 +108,18 @@ OURO_INLINE inline Task<T> schedule(LoopState* home, Coroutine<T>&& coroutine, c
                                     std::source_location where) {
   if (OURO_UNLIKELY(!coroutine)) throw_awaited_twice();
   if (options.eager_start && options.name.empty()) {
-    if (!home) home = running_state();
-    if (OURO_LIKELY(home && !home->special && home->running)) {
+    LoopState* const on = home ? home : running_state();
+    if (OURO_LIKELY(on && !on->special && on->running)) {
       FutureResult<T>& state = *coroutine.release();
       state.created = where;
       state.leaf = state.frame();
-      state.home = home;
-      ++home->live;
+      state.home = on;
+      ++on->live;
       set_stage(state, 1, flag_task | flag_started | flag_first_step);
-      FutureState* const outer = std::exchange(home->current, &state);
+      FutureState* const outer = std::exchange(on->current, &state);
       drive_here(state.leaf);
-      home->current = outer;
-      if (!state.done()) suspended_eagerly(*home, state);
+      on->current = outer;
+      if (!state.done()) suspended_eagerly(*on, state);
       return Task<T>(state);
     }
   }

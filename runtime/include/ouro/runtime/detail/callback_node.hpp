@@ -31,6 +31,9 @@ class OURO_EXPORT CallbackNode : public FrameHeader, public ReadyNode {
   void cancel() noexcept;
   bool is_cancelled() const noexcept { return state_.load(std::memory_order_acquire) == cancelled; }
 
+  // Two references, a handle's and the loop's, before anybody else sees the node.
+  void begin_shared() noexcept { refs_.store(2, std::memory_order_relaxed); }
+
   void add_ref() noexcept {
     if (threadsafe_) {
       refs_.fetch_add(1, std::memory_order_relaxed);

@@ -185,6 +185,7 @@ inline void count_request(FutureState& task) noexcept {
   __atomic_store_n(&task.cancel_word, static_cast<std::uint16_t>(word + 1), __ATOMIC_RELAXED);
 }
 void remember_message(FutureState& task, const std::string& message) noexcept;
+std::string cancel_message_of(FutureState& state) noexcept;
 bool same_group(const FutureState& a, const FutureState& b) noexcept;
 void retire(FutureState& state) noexcept;
 void settle_debts(FutureState& state) noexcept;

@@ -176,7 +176,8 @@ struct FutureState : ReadyNode {
   FutureState() noexcept {}  // NOLINT: initialise() sets what matters
 };
 inline constexpr std::uint32_t not_listed = 0xffffffffU;
-// In `refs`: the reference that a shared task has of itself, until it is suspended at its end. The rest is handles.
+// In `refs`: the reference that a shared task has of itself, until it is suspended at its end; or the one that an
+// errand has of its future. The rest is handles.
 inline constexpr std::uint32_t own_ref = 0x80000000U;
 static_assert(sizeof(FutureState) == 80);
 
