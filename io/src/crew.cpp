@@ -161,17 +161,7 @@ Coroutine<> cancel_until_none(detail::WorkerGroup& group, EventLoop& first) {
     }
     met.insert(met.end(), std::make_move_iterator(fresh.begin()), std::make_move_iterator(fresh.end()));
   }
-  for (const AnyTask& task : met) {
-    if (!task.done() || task.cancelled()) continue;
-    if (std::exception_ptr exception = task.exception()) {
-      ExceptionContext context;
-      context.message = "unhandled exception during run() shutdown";
-      context.exception = std::move(exception);
-      context.task = task.get_name();
-      context.created = task.created();
-      first.call_exception_handler(context);
-    }
-  }
+  detail::report_failures(first, met);
 }
 
 }  // namespace
@@ -182,7 +172,7 @@ void Runner::Crew::cancel_all_tasks(EventLoop& first) {
   if (detail::unfinished(*group_) != 0) first.run_until_complete(cancel_until_none(*group_, first));
 }
 
-void Runner::Crew::leave(EventLoop& first) noexcept {
+void Runner::Crew::leave() noexcept {
   if (std::exchange(left_, true)) return;
   for (unsigned i = 1; i < detail::size_of(*group_); ++i) {
     BaseEventLoop& loop = detail::worker_of(*group_, i);
@@ -197,7 +187,6 @@ void Runner::Crew::leave(EventLoop& first) noexcept {
   buried_.count_down();
   for (std::thread& thread : threads_) thread.join();
   if (!processors_.empty()) ::pthread_setaffinity_np(::pthread_self(), sizeof before_, &before_);
-  static_cast<void>(first);
 }
 
 std::vector<EventLoop*> workers() {

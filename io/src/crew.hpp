@@ -19,6 +19,9 @@ namespace detail {
 // A loop as a run wants it. What the system denies it denies here, before there is a task.
 std::unique_ptr<EventLoop> make_worker_loop(const RunOptions& options);
 
+// Tells the loop's exception handler what tasks threw that were cancelled at the end of a run.
+void report_failures(EventLoop& loop, const std::vector<AnyTask>& tasks);
+
 }  // namespace detail
 
 // The first loop is the caller's; every other one is made, run, closed and destroyed on a thread of its own.
@@ -51,7 +54,7 @@ class Runner::Crew {
   void cancel_all_tasks(EventLoop& first);
 
   // Stops the other loops, destroys what is left of tasks, and joins the threads.
-  void leave(EventLoop& first) noexcept;
+  void leave() noexcept;
 
  private:
   void work(unsigned index);

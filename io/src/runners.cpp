@@ -106,6 +106,20 @@ Coroutine<> await_all(std::vector<AnyTask> tasks) {
 
 }  // namespace
 
+void detail::report_failures(EventLoop& loop, const std::vector<AnyTask>& tasks) {
+  for (const AnyTask& task : tasks) {
+    if (!task.done() || task.cancelled()) continue;
+    if (std::exception_ptr exception = task.exception()) {
+      ExceptionContext context;
+      context.message = "unhandled exception during run() shutdown";
+      context.exception = std::move(exception);
+      context.task = task.get_name();
+      context.created = task.created();
+      loop.call_exception_handler(context);
+    }
+  }
+}
+
 Runner::Runner(RunOptions options) : options_(options) {
   if (options_.workers == 0) options_.workers = static_cast<unsigned>(process_cpu_count());
   if (options_.workers > detail::most_workers) {
@@ -163,17 +177,7 @@ void Runner::cancel_all_tasks() {
   if (tasks.empty()) return;
   for (AnyTask& task : tasks) task.cancel();
   loop_->run_until_complete(await_all(tasks));
-  for (const AnyTask& task : tasks) {
-    if (task.cancelled()) continue;
-    if (std::exception_ptr exception = task.exception()) {
-      ExceptionContext context;
-      context.message = "unhandled exception during run() shutdown";
-      context.exception = std::move(exception);
-      context.task = task.get_name();
-      context.created = task.created();
-      loop_->call_exception_handler(context);
-    }
-  }
+  detail::report_failures(*loop_, tasks);
 }
 
 void Runner::close() {
@@ -186,7 +190,7 @@ void Runner::close() {
     ~Close() {
       EventLoop& loop = *runner.loop_;
       try {
-        if (runner.crew_) runner.crew_->leave(loop);
+        if (runner.crew_) runner.crew_->leave();
         loop.close();
         if (!runner.options_.loop_factory) set_event_loop(nullptr);
       } catch (...) {

@@ -3,9 +3,9 @@
 // The children that have not started are a share, a range of indices. Whoever holds the share takes the next child from
 // it, puts the share into his deque and runs the child, in place of whatever ran before: the parent that suspended, or
 // the child that ended. When a child ends and its share is still the newest entry of the deque, the worker takes it out
-// again and goes on; so a fork-join program that nobody steals from runs depth first, like calls, with two exchanges on
-// the deque for two children. A thief takes the share from the other end of the deque, puts one half of what is left
-// back for others to steal, and goes on with the other half.
+// again and goes on; so a fork-join program that nobody steals from runs depth first, like calls, with one exchange on
+// the deque for two children (two where a push is not light: barrier.hpp). A thief takes the share from the other end
+// of the deque, puts one half of what is left back for others to steal, and goes on with the other half.
 //
 // `pending` counts the shares and the children that have started and not ended; the futures of the caller; and
 // cancellers (pin()). Who counts down to zero owns the parent, and resumes it where it is. While the parent is private

@@ -73,8 +73,6 @@ void wake_shared(FutureState& task) noexcept {
   make_ready(task);
 }
 
-void yield_shared(FutureState& task) noexcept { make_ready(task); }
-
 namespace {
 
 void take_due(FutureState& task, RecordLock& lock) noexcept {

@@ -41,11 +41,11 @@ void SleepAwaiterBase::suspend_shared(FutureState& task, Duration delay, bool un
                                       std::source_location where) noexcept {
   publish(task);
   if (task.floating()) move_here(task);
-  if (delay <= Duration::zero() || task.has(flag_must_cancel)) return yield_shared(task);
+  if (delay <= Duration::zero() || task.has(flag_must_cancel)) return make_ready(task);
   kind = &sleep_kind;
   site = where;
   begin_shared_wait(task, *this);
-  if (task.has(flag_must_cancel)) return yield_shared(task);  // it came meanwhile
+  if (task.has(flag_must_cancel)) return make_ready(task);  // it came meanwhile
   if (until) {
     arm_sleep_until(task, timer_, timer_.deadline);
   } else {

@@ -70,8 +70,7 @@ struct Worker {
   Counter made;  // tasks
   Counter ended;
 
-  // An entry becomes visible to all.
-  // Both fall back to the loop's own queue, which nobody steals from, without memory.
+  // An entry becomes visible to all. Without memory it waits in the loop's own queue, which nobody steals from.
   void push(ReadyNode* entry) noexcept { put(deque, entry); }
   void push_behind(ReadyNode* entry) noexcept { put(lane, entry); }
 
@@ -110,10 +109,10 @@ class WorkerGroup {
   Atomic<std::uint32_t> aborting{0};
   Atomic<bool> unstarted_cancelled{false};
 
-  // One cancellation at a time walks over tasks and gathers.
   Atomic<FutureState*> main{nullptr};  // the task of which the run is, for comparison alone; while that runs
   bool ending = false;                 // all have stopped, and what is left is destroyed
 
+  // One cancellation at a time walks over tasks and gathers.
   std::recursive_mutex cancelling;
   class SharedCancel* walk = nullptr;  // the one that goes on, under `cancelling`
 

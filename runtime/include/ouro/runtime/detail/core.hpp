@@ -161,8 +161,6 @@ OURO_EXPORT void begin_shared_wait(FutureState& task, Waitee& waitee) noexcept;
 // It runs again, and waits for nothing. Sets flag_must_cancel if a cancellation is due.
 OURO_EXPORT void end_shared_wait(FutureState& task) noexcept;
 OURO_EXPORT void wake_shared(FutureState& task) noexcept;
-// A task that yields: ready again, behind others.
-OURO_EXPORT void yield_shared(FutureState& task) noexcept;
 OURO_EXPORT void drop_shared_ref(FutureState& state) noexcept;
 // A shared task is at its end and suspended: lets go of the reference that kept it.
 OURO_EXPORT void leave_shared(FutureState& state) noexcept;
