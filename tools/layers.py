@@ -21,7 +21,7 @@ RUNTIME = [
             "detail/generator_state", "detail/errand", "events", "awaitable", "detail/worker_group"]),
     ("F2", ["coroutine", "futures", "concurrent_future", "tasks", "generators"]),
     ("F3", ["timer_wheel", "inject_queue", "barrier", "steal_deque", "idle_workers", "drive", "report", "inbox.cpp",
-            "registry", "worker", "shared"]),
+            "tsan_exceptions.cpp", "registry", "worker", "shared"]),
     ("F4", ["executors", "thread_pool", "thread_parker", "base_event_loop", "turns", "core.cpp", "futures.cpp",
             "tasks.cpp", "generators.cpp", "errand.cpp", "report.cpp", "thread_pool.cpp", "executors.cpp", "close.cpp",
             "base_event_loop.cpp", "destroy", "bury", "shared.cpp", "cancel_shared", "worker_group.cpp",
