@@ -88,7 +88,7 @@ inline FutureState* GatherState::take_child(std::uint32_t i) noexcept {
   return child;
 }
 
-inline void GatherState::start_child(FutureState& child, std::uint32_t i, GatherShare& from, Worker& worker) noexcept {
+inline void GatherState::prepare_child(FutureState& child, std::uint32_t i, GatherShare& from, Worker& worker) noexcept {
   child.leaf = child.frame();
   child.home = &worker.state;
   child.gather = this;
@@ -96,6 +96,10 @@ inline void GatherState::start_child(FutureState& child, std::uint32_t i, Gather
   child.child.share = &from;
   set_stage(child, own_ref, flag_task | flag_gathered | flag_started | flag_first_step | flag_shared | child_flags,
             word_floating);
+}
+
+inline void GatherState::start_child(FutureState& child, std::uint32_t i, GatherShare& from, Worker& worker) noexcept {
+  prepare_child(child, i, from, worker);
   hop(worker, child);
 }
 
@@ -330,35 +334,43 @@ inline void GatherState::leave_end(GatherShare* from) noexcept {
 
 void GatherState::private_child_ended(FutureState& child) noexcept { leave_end(child.child.share); }
 
-void GatherState::finish_end(Worker& worker) noexcept {
+void GatherState::finish_end(Worker& worker) {
   GatherState& gather = *std::exchange(worker.state.ended, nullptr);
-  if (!worker.state.ended_share) destroy_left_over();  // the child itself, if its last handle went as it ended
-  gather.go_on(worker.state.ended_share, worker);
+  GatherShare* const from = worker.state.ended_share;
+  if (OURO_UNLIKELY(!from)) destroy_left_over();  // the child itself, if its last handle went as it ended
+  if (OURO_UNLIKELY(gather.most_running != unlimited)) gather.one_less_runs(worker);
+  if (!from || !gather.take_back(*from, worker)) return gather.count_down(&worker, 1);
+  gather.run_children(*from, worker);
 }
 
-// The frame of a child has gone.
-inline void GatherState::go_on(GatherShare* share_of_child, Worker& worker) noexcept {
-  if (OURO_UNLIKELY(most_running != unlimited)) one_less_runs(worker);
-  if (!share_of_child || !take_back(*share_of_child, worker)) return count_down(&worker, 1);
-  GatherShare& from = *share_of_child;
-  // The usual cases of advance(), by themselves.
-  if (OURO_LIKELY(fixed) && OURO_LIKELY(worker.group.aborting.load(std::memory_order_relaxed) == 0)) {
+// Where fork-join programs are: runs the children of a share, one after the other for as long as each ends in its first
+// step. Requires: the share is in no deque, and the child that has ended before is counted still. What has ended or
+// suspended when it returns is LoopState's. A child that returns may have been the last, and this gather have gone.
+void GatherState::run_children(GatherShare& from, Worker& worker) {
+  LoopState& loop = worker.state;
+  for (;;) {
+    if (OURO_UNLIKELY(!fixed) || OURO_UNLIKELY(worker.group.aborting.load(std::memory_order_relaxed) != 0)) break;
     const std::uint32_t i = from.next;
-    FutureState* const following = children[i];
-    if (OURO_LIKELY(following != nullptr)) {
-      if (i + 1 != from.end) {
-        take_child(i);
-        from.next = i + 1;
-        worker.push(entry_of(from));
-        worker.group.work_visible();
-        return start_child(*following, i, from, worker);
-      }
-      if (&from == &share && load(pending) == 2 && keeps_parent_private()) {
-        take_child(i);
-        pending = 1;
-        return start_child(*following, i, from, worker);
-      }
+    FutureState* const child = children[i];
+    if (OURO_UNLIKELY(child == nullptr)) break;
+    if (i + 1 != from.end) {
+      take_child(i);
+      from.next = i + 1;
+      worker.push(entry_of(from));
+      worker.group.work_visible();
+    } else {
+      if (&from != &share || load(pending) != 2 || !keeps_parent_private()) break;
+      take_child(i);
+      pending = 1;
     }
+    prepare_child(*child, i, from, worker);
+    if (OURO_UNLIKELY(loop.budget <= 1 || loop.hop || loop.debug)) return hop(worker, *child);
+    --loop.budget;
+    loop.current = child;
+    drive_inline(child->frame());
+    if (loop.ended != this || loop.ended_share != &from || OURO_UNLIKELY(loop.hop != nullptr)) return;
+    loop.ended = nullptr;
+    if (!take_back(from, worker)) return count_down(&worker, 1);
   }
   advance(from, worker, 1);
 }

@@ -63,7 +63,7 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   // A child ended, whose value has been stored. `child` was private until its end.
   void private_child_ended(FutureState& child) noexcept;
   // Does what the end of a child leads to: see LoopState::ended.
-  static void finish_end(Worker& worker) noexcept;
+  static void finish_end(Worker& worker);
   std::string locked_cancel_message() noexcept;
   // As child_done().
   bool shared_child_done(FutureState& child) noexcept;
@@ -176,6 +176,7 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   void advance(GatherShare& from, Worker& worker, unsigned spare) noexcept;
   FutureState* take_child(std::uint32_t i) noexcept;
   FutureState* make_or_fail(std::uint32_t i, Worker& worker) noexcept;
+  void prepare_child(FutureState& child, std::uint32_t i, GatherShare& from, Worker& worker) noexcept;
   void start_child(FutureState& child, std::uint32_t i, GatherShare& from, Worker& worker) noexcept;
   bool take_back(GatherShare& from, Worker& worker) noexcept;
   void release_share(GatherShare& from) noexcept;
@@ -187,7 +188,7 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   void finish_shared(Worker* worker) noexcept;
   void unlist_shared(FutureState& child) noexcept;
   void leave_end(GatherShare* from) noexcept;
-  void go_on(GatherShare* share_of_child, Worker& worker) noexcept;
+  void run_children(GatherShare& from, Worker& worker);
   // Public children from place `from` on, a reference for each; `from` moves on.
   std::size_t collect_public(FutureState** found, std::size_t most, std::uint32_t& from) noexcept;
   // True if it was not ending early before.
