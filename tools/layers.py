@@ -18,7 +18,8 @@ RUNTIME = [
     ("F0", ["config", "clock", "config.cpp", "exceptions", "detail/atomic", "detail/futex", "detail/frame_pool",
             "detail/timer_node", "detail/ready_queue", "detail/spin_lock", "detail/counter"]),
     ("F1", ["parker", "detail/record", "detail/core", "detail/result", "detail/callback_node", "detail/gather_state",
-            "detail/generator_state", "detail/errand", "events", "awaitable", "detail/worker_group"]),
+            "detail/gather_slots", "detail/generator_state", "detail/errand", "events", "awaitable",
+            "detail/worker_group"]),
     ("F2", ["coroutine", "futures", "concurrent_future", "tasks", "generators"]),
     ("F3", ["timer_wheel", "inject_queue", "barrier", "steal_deque", "idle_workers", "drive", "report", "inbox.cpp",
             "tsan_exceptions.cpp", "registry", "worker", "shared"]),
@@ -26,8 +27,8 @@ RUNTIME = [
             "tasks.cpp", "generators.cpp", "errand.cpp", "report.cpp", "thread_pool.cpp", "executors.cpp", "close.cpp",
             "base_event_loop.cpp", "destroy", "bury", "shared.cpp", "cancel_shared", "worker_group.cpp",
             "group_turns"]),
-    ("F5", ["sleep", "gather", "map", "gather.cpp", "gather_cancel", "gather_shared", "gather_public", "sleep.cpp",
-            "threads", "shutdown"]),
+    ("F5", ["sleep", "gather", "map", "gather.cpp", "gather_cancel", "gather_shared", "map_shared",
+            "gather_public", "sleep.cpp", "threads", "shutdown"]),
 ]
 IO = [
     ("I0", ["errors", "fd", "ring", "cgroup", "processors"]),
@@ -38,7 +39,7 @@ IO = [
 ]
 # Headers of src/, which no public header may see.
 PRIVATE = {"runtime": {"timer_wheel", "inject_queue", "steal_deque", "idle_workers", "drive", "report", "thread_pool",
-                       "registry", "worker", "shared", "turns", "barrier"},
+                       "registry", "worker", "shared", "turns", "barrier", "gather_shared"},
            "io": {"fd", "cgroup", "ring", "operation", "proactor", "crew"}}
 
 WIDTH = 120

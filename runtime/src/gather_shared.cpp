@@ -20,101 +20,11 @@
 #include <ouro/runtime/detail/gather_state.hpp>
 
 #include "drive.hpp"
+#include "gather_shared.hpp"
 #include "shared.hpp"
 #include "worker.hpp"
 
 namespace ouro::detail {
-
-namespace {
-
-constexpr std::uint32_t unlimited = 0xffffffffU;
-
-std::uint64_t load(const std::uint64_t& word) noexcept { return __atomic_load_n(&word, __ATOMIC_ACQUIRE); }
-void add(std::uint64_t& word, std::uint64_t n) noexcept { __atomic_fetch_add(&word, n, __ATOMIC_RELAXED); }
-// Acquire and release: the last one has everything that the others did.
-std::uint64_t subtract(std::uint64_t& word, std::uint64_t n) noexcept {
-  return __atomic_sub_fetch(&word, n, __ATOMIC_ACQ_REL);
-}
-
-void* frame_or_nothing(std::size_t bytes) noexcept {
-  try {
-    return allocate_frame(bytes);
-  } catch (...) {
-    return nullptr;
-  }
-}
-
-// `target` runs next on this worker: when what runs now has suspended or ended.
-inline void hop(Worker& worker, FutureState& target) noexcept {
-  LoopState& loop = worker.state;
-  if (OURO_UNLIKELY(--loop.budget == 0 || loop.hop)) {
-    if (loop.budget == 0) loop.budget = 1;
-    worker.push(&target);
-    worker.group.work_visible();
-    return;
-  }
-  loop.hop = &target;
-}
-
-}  // namespace
-
-inline bool GatherState::keeps_parent_private() const noexcept { return is_private(*parent); }
-
-// ---- The steps that every child takes ----
-
-inline void GatherState::finish_shared(Worker* worker) noexcept {
-  waiting = false;
-  holds_children = false;
-  if (worker) {
-    hop(*worker, *parent);
-  } else {
-    make_ready(*parent);
-  }
-}
-
-inline void GatherState::count_down(Worker* worker, unsigned counts) noexcept {
-  if (load(pending) == counts && keeps_parent_private()) {
-    pending = 0;
-  } else if (subtract(pending, counts) != 0) {
-    return;
-  }
-  finish_shared(worker);
-}
-
-// Atomic because of collect_public(), which reads the entries of others.
-inline FutureState* GatherState::take_child(std::uint32_t i) noexcept {
-  FutureState* child = __atomic_load_n(&children[i], __ATOMIC_RELAXED);
-  __atomic_store_n(&children[i], nullptr, __ATOMIC_RELAXED);
-  return child;
-}
-
-inline void GatherState::prepare_child(FutureState& child, std::uint32_t i, GatherShare& from, Worker& worker) noexcept {
-  child.leaf = child.frame();
-  child.home = &worker.state;
-  child.gather = this;
-  child.child.index = i;
-  child.child.share = &from;
-  set_stage(child, own_ref, flag_task | flag_gathered | flag_started | flag_first_step | flag_shared | child_flags,
-            word_floating);
-}
-
-inline void GatherState::start_child(FutureState& child, std::uint32_t i, GatherShare& from, Worker& worker) noexcept {
-  prepare_child(child, i, from, worker);
-  hop(worker, child);
-}
-
-// Takes the share out again, if nobody has stolen it and nothing came after it.
-inline bool GatherState::take_back(GatherShare& from, Worker& worker) noexcept {
-  if (!worker.deque.pop_if(entry_of(from))) return false;
-  // Another gather's share may have the address of one of ours that has gone.
-  if (OURO_LIKELY(from.gather == this)) return true;
-  worker.push(entry_of(from));
-  return false;
-}
-
-inline void GatherState::release_share(GatherShare& from) noexcept {
-  if (&from != &share) free_frame(&from, sizeof(GatherShare));
-}
 
 // ---- Starting ----
 
@@ -141,7 +51,8 @@ void GatherState::start_shared(FutureState& task, void* frame, std::source_locat
   if (nodes) link_futures();
   worker.state.current = nullptr;
   // The usual case of advance(), by itself.
-  if (OURO_LIKELY(fixed && share.end > 1 && load(pending) == 1 && is_private(task)) && OURO_LIKELY(!stopped(worker))) {
+  if (OURO_LIKELY(fixed && share.end > 1 && load_count(pending) == 1 && is_private(task)) &&
+      OURO_LIKELY(!stopped(worker))) {
     if (FutureState* first = take_child(0)) {
       pending = 2;
       share.next = 1;
@@ -150,7 +61,12 @@ void GatherState::start_shared(FutureState& task, void* frame, std::source_locat
       return start_child(*first, 0, share, worker);
     }
   }
-  advance(share, worker, 0);
+  if (fixed) return advance(share, worker, 0);
+  // A map's children run where the worker's loop runs them, not on top of their parent.
+  bite = 1;
+  if (share.end == 0) return retire(share, worker, 0);
+  worker.push(entry_of(share));
+  worker.group.work_visible();
 }
 
 void GatherState::link_futures() noexcept {
@@ -161,7 +77,7 @@ void GatherState::link_futures() noexcept {
     node.index = i;
     node.notify = &notified;
     node.linked = true;
-    add(pending, 1);
+    add_count(pending, 1);
     if (!link_shared_waiter(*node.future, node)) {
       node.linked = false;
       future_done(node);
@@ -170,13 +86,6 @@ void GatherState::link_futures() noexcept {
   // A cancellation that came in between has not met those that were linked after it, but for their being futures that
   // it cancelled: each tells.
   if (OURO_UNLIKELY(stop_requested())) let_go_of_futures();
-}
-
-// True if no further child is to be started.
-inline bool GatherState::stopped(Worker& worker) noexcept {
-  if (OURO_UNLIKELY(stop_requested())) return true;
-  if (OURO_LIKELY(worker.group.aborting.load(std::memory_order_relaxed) == 0)) return false;
-  return stopped_from_above();
 }
 
 // A gather above that was cancelled or has failed does not reach those that only private tasks connect with it.
@@ -192,7 +101,8 @@ OURO_NOINLINE bool GatherState::stopped_from_above() noexcept {
   return false;
 }
 
-void GatherState::advance(GatherShare& from, Worker& worker, unsigned spare) noexcept {
+void GatherState::advance(GatherShare& from, Worker& worker, unsigned spare) {
+  if (!fixed && most_running == unlimited && !worker.state.debug) return advance_map(from, worker, spare);
   for (;;) {
     if (OURO_UNLIKELY(from.next == from.end || stopped(worker))) return retire(from, worker, spare);
     if (OURO_UNLIKELY(most_running != unlimited) && !may_start_shared(from)) {
@@ -203,10 +113,10 @@ void GatherState::advance(GatherShare& from, Worker& worker, unsigned spare) noe
     const bool last = from.next == from.end;
     if (!last) {
       if (spare == 0) {
-        if (load(pending) == 1 && keeps_parent_private()) {
+        if (load_count(pending) == 1 && keeps_parent_private()) {
           pending = 2;
         } else {
-          add(pending, 1);
+          add_count(pending, 1);
         }
       }
       worker.push(entry_of(from));
@@ -215,10 +125,10 @@ void GatherState::advance(GatherShare& from, Worker& worker, unsigned spare) noe
       release_share(from);
       // The share's count is the child's from here on.
       if (spare != 0) {
-        if (load(pending) == 2 && keeps_parent_private()) {
+        if (load_count(pending) == 2 && keeps_parent_private()) {
           pending = 1;
         } else {
-          subtract(pending, 1);
+          subtract_count(pending, 1);
         }
       }
     }
@@ -246,16 +156,15 @@ FutureState* GatherState::make_or_fail(std::uint32_t i, Worker& worker) noexcept
   }
 }
 
-void GatherState::run_share(GatherShare& share, Worker& worker, bool stolen) noexcept {
+void GatherState::run_share(GatherShare& share, Worker& worker, bool stolen) {
   GatherState& gather = *share.gather;
   worker.state.current = nullptr;
   const std::uint32_t left = share.end - share.next;
   if (stolen && left > 1) {
-    if (void* memory = frame_or_nothing(sizeof(GatherShare))) {
-      const std::uint32_t middle = share.end - left / 2;
-      auto* half = ::new (memory) GatherShare{&gather, middle, share.end, nullptr};
+    const std::uint32_t middle = share.end - left / 2;
+    if (GatherShare* const half = gather.make_share(middle, share.end)) {
       share.end = middle;
-      add(gather.pending, 1);
+      add_count(gather.pending, 1);
       worker.push(entry_of(*half));
       worker.group.work_visible();
     }
@@ -277,45 +186,6 @@ OURO_NOINLINE void GatherState::retire(GatherShare& from, Worker& worker, unsign
   count_down(&worker, 1 + spare);
 }
 
-// ---- A limit ----
-
-// False: as many run as may; the share waits until one of them ends.
-bool GatherState::may_start_shared(GatherShare& from) noexcept {
-  SpinLock::Hold hold(lock);
-  if (running_now < most_running) {
-    ++running_now;
-    return true;
-  }
-  from.held_next = held_back;
-  held_back = &from;
-  return false;
-}
-
-void GatherState::one_less_runs(Worker& worker) noexcept {
-  GatherShare* freed = nullptr;
-  {
-    SpinLock::Hold hold(lock);
-    --running_now;
-    freed = held_back;
-    if (freed) held_back = freed->held_next;
-  }
-  if (!freed) return;
-  worker.push(entry_of(*freed));
-  worker.group.work_visible();
-}
-
-void GatherState::release_held(Worker& worker) noexcept {
-  GatherShare* held = nullptr;
-  {
-    SpinLock::Hold hold(lock);
-    held = std::exchange(held_back, nullptr);
-  }
-  while (held) {
-    worker.push(entry_of(*std::exchange(held, held->held_next)));
-    worker.group.work_visible();
-  }
-}
-
 // ---- Children that end ----
 
 // A child's frame and arguments go before its parent can resume, wherever that is: what its end leads to waits until
@@ -334,45 +204,67 @@ inline void GatherState::leave_end(GatherShare* from) noexcept {
 
 void GatherState::private_child_ended(FutureState& child) noexcept { leave_end(child.child.share); }
 
-void GatherState::finish_end(Worker& worker) {
-  GatherState& gather = *std::exchange(worker.state.ended, nullptr);
-  GatherShare* const from = worker.state.ended_share;
+// The frame of a child has gone. The child that this worker runs next in its place, or nullptr.
+inline FutureState* GatherState::follow_child(GatherShare* from, Worker& worker) {
   if (OURO_UNLIKELY(!from)) destroy_left_over();  // the child itself, if its last handle went as it ended
-  if (OURO_UNLIKELY(gather.most_running != unlimited)) gather.one_less_runs(worker);
-  if (!from || !gather.take_back(*from, worker)) return gather.count_down(&worker, 1);
-  gather.run_children(*from, worker);
+  if (OURO_UNLIKELY(most_running != unlimited)) one_less_runs(worker);
+  if (!from || !take_back(*from, worker)) {
+    count_down(&worker, 1);
+    return nullptr;
+  }
+  // The usual cases of advance(), by themselves.
+  if (OURO_LIKELY(fixed) && OURO_LIKELY(worker.group.aborting.load(std::memory_order_relaxed) == 0)) {
+    const std::uint32_t i = from->next;
+    FutureState* const child = children[i];
+    if (OURO_LIKELY(child != nullptr)) {
+      if (i + 1 != from->end) {
+        take_child(i);
+        from->next = i + 1;
+        worker.push(entry_of(*from));
+        worker.group.work_visible();
+        prepare_child(*child, i, *from, worker.state);
+        return child;
+      }
+      if (from == &share && load_count(pending) == 2 && keeps_parent_private()) {
+        take_child(i);
+        pending = 1;
+        prepare_child(*child, i, *from, worker.state);
+        return child;
+      }
+    }
+  }
+  advance(*from, worker, 1);
+  return nullptr;
 }
 
-// Where fork-join programs are: runs the children of a share, one after the other for as long as each ends in its first
-// step. Requires: the share is in no deque, and the child that has ended before is counted still. What has ended or
-// suspended when it returns is LoopState's. A child that returns may have been the last, and this gather have gone.
-void GatherState::run_children(GatherShare& from, Worker& worker) {
+void GatherState::finish_end(Worker& worker) {
+  GatherState& gather = *std::exchange(worker.state.ended, nullptr);
+  if (FutureState* child = gather.follow_child(worker.state.ended_share, worker)) hop(worker, *child);
+}
+
+// Where fork-join programs are: one loop that resumes what the last one left.
+void GatherState::run_hops(Worker& worker) {
   LoopState& loop = worker.state;
   for (;;) {
-    if (OURO_UNLIKELY(!fixed) || OURO_UNLIKELY(worker.group.aborting.load(std::memory_order_relaxed) != 0)) break;
-    const std::uint32_t i = from.next;
-    FutureState* const child = children[i];
-    if (OURO_UNLIKELY(child == nullptr)) break;
-    if (i + 1 != from.end) {
-      take_child(i);
-      from.next = i + 1;
-      worker.push(entry_of(from));
-      worker.group.work_visible();
+    FutureState* target = nullptr;
+    if (GatherState* const gather = loop.ended) {
+      loop.ended = nullptr;
+      target = gather->follow_child(loop.ended_share, worker);
+      if (!target) continue;
+      if (OURO_UNLIKELY(loop.budget <= 1 || loop.hop)) {
+        hop(worker, *target);
+        continue;
+      }
+      --loop.budget;
+    } else if (loop.hop) {
+      target = std::exchange(loop.hop, nullptr);
+      set_home(*target, loop);
     } else {
-      if (&from != &share || load(pending) != 2 || !keeps_parent_private()) break;
-      take_child(i);
-      pending = 1;
+      return;
     }
-    prepare_child(*child, i, from, worker);
-    if (OURO_UNLIKELY(loop.budget <= 1 || loop.hop || loop.debug)) return hop(worker, *child);
-    --loop.budget;
-    loop.current = child;
-    drive_inline(child->frame());
-    if (loop.ended != this || loop.ended_share != &from || OURO_UNLIKELY(loop.hop != nullptr)) return;
-    loop.ended = nullptr;
-    if (!take_back(from, worker)) return count_down(&worker, 1);
+    loop.current = target;
+    drive_inline(target->leaf);
   }
-  advance(from, worker, 1);
 }
 
 bool GatherState::shared_child_done(FutureState& child) noexcept {

@@ -97,12 +97,16 @@ inline void BaseEventLoop::run_entry(ReadyNode* entry, bool stolen) {
 // What a gather or its children left to be run next.
 inline void BaseEventLoop::run_hops() {
   detail::LoopState& s = *state_;
-  for (;;) {
-    if (s.ended) detail::GatherState::finish_end(*s.worker);
-    if (!s.hop) break;
-    detail::FutureState& task = *std::exchange(s.hop, nullptr);
-    detail::set_home(task, s);
-    run_node(task);
+  if (OURO_LIKELY(!s.debug)) {
+    detail::GatherState::run_hops(*s.worker);
+  } else {
+    for (;;) {
+      if (s.ended) detail::GatherState::finish_end(*s.worker);
+      if (!s.hop) break;
+      detail::FutureState& task = *std::exchange(s.hop, nullptr);
+      detail::set_home(task, s);
+      run_node(task);
+    }
   }
   detail::destroy_left_over();
 }

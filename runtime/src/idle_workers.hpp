@@ -97,6 +97,8 @@ class IdleWorkers {
   }
 
   // ---- Snapshots ----
+  // Zero while none sleeps or searches.
+  const Atomic<std::uint64_t>& word() const noexcept { return word_; }
   unsigned sleepers() const noexcept {
     return static_cast<unsigned>(std::popcount(sleeping(word_.load(std::memory_order_relaxed))));
   }

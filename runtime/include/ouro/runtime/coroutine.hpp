@@ -15,6 +15,7 @@
 #include <ouro/runtime/awaitable.hpp>
 #include <ouro/runtime/config.hpp>
 #include <ouro/runtime/detail/core.hpp>
+#include <ouro/runtime/detail/gather_slots.hpp>
 #include <ouro/runtime/detail/gather_state.hpp>
 #include <ouro/runtime/detail/result.hpp>
 #include <ouro/runtime/exceptions.hpp>

@@ -17,6 +17,7 @@
 #include <ouro/runtime/awaitable.hpp>
 #include <ouro/runtime/config.hpp>
 #include <ouro/runtime/coroutine.hpp>
+#include <ouro/runtime/detail/gather_slots.hpp>
 #include <ouro/runtime/detail/gather_state.hpp>
 #include <ouro/runtime/futures.hpp>
 

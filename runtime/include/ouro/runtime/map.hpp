@@ -6,10 +6,12 @@
 #include <coroutine>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <exception>
 #include <functional>
 #include <limits>
 #include <memory>
+#include <new>
 #include <optional>
 #include <ranges>
 #include <source_location>
@@ -205,10 +207,35 @@ class MapAwaiter final : public GatherState {
     if (size >= not_listed) throw_too_many_elements();
     grow(size);
     made_ = size;
-    suspended_.resize(size);
-    this->children = suspended_.data();
+    // Pages of zeros, which few maps touch.
+    named_.reset(static_cast<FutureState**>(std::calloc(std::max<std::size_t>(size, 1), sizeof(FutureState*))));
+    if (!named_) throw std::bad_alloc();
+    this->children = named_.get();
     this->count = static_cast<std::uint32_t>(size);
     if (limit_ < size) this->most_running = static_cast<std::uint32_t>(limit_);
+  }
+
+  void run_some(MapRun& run) override {
+    LoopState& loop = run.loop;
+    do {
+      const std::uint32_t i = run.next++;
+      FutureState* child = nullptr;
+      loop.current = this->parent;
+      try {
+        child = MapAwaiter::make_child(i);
+      } catch (...) {
+        loop.current = nullptr;
+        return fail_shared(std::current_exception());
+      }
+      prepare_child(*child, i, *run.from, loop);
+      loop.current = child;
+      drive_here(child->leaf);
+      if (loop.ended != this || loop.ended_share != run.from || loop.hop) {
+        run.all_ended = false;
+        return;
+      }
+      loop.ended = nullptr;
+    } while (run.next != run.end && run.idle.load(std::memory_order_relaxed) == 0 && !this->stop_requested());
   }
 
   FutureState* make_child(std::uint32_t i) override {
@@ -241,6 +268,10 @@ class MapAwaiter final : public GatherState {
   std::size_t room_ = 0;
   ResultSlots<T, Outcomes> results_;
   std::vector<FutureState*> suspended_;
+  struct Free {
+    void operator()(FutureState** list) const noexcept { std::free(list); }
+  };
+  std::unique_ptr<FutureState*[], Free> named_;  // in a group: by their numbers, while they are public
 };
 
 template <class F, class View, bool Outcomes>

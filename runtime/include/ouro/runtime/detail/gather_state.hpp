@@ -51,6 +51,16 @@ struct alignas(8) GatherShare {
   GatherShare* held_next;  // see GatherState::held_back
 };
 
+// Children of a map that one worker runs one after the other, without a look at its deque between two of them.
+struct MapRun {
+  LoopState& loop;
+  GatherShare* from;
+  const Atomic<std::uint64_t>& idle;  // not zero: some worker would take children
+  std::uint32_t next;
+  std::uint32_t end;
+  bool all_ended;  // those that ran ended in their first steps; else the last one did not
+};
+
 class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Waitee {
  public:
   GatherState(const GatherState&) = delete;
@@ -64,19 +74,20 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   void private_child_ended(FutureState& child) noexcept;
   // Does what the end of a child leads to: see LoopState::ended.
   static void finish_end(Worker& worker);
+  // Runs what children and gathers leave to be run next, until nothing is left.
+  static void run_hops(Worker& worker);
   std::string locked_cancel_message() noexcept;
   // As child_done().
   bool shared_child_done(FutureState& child) noexcept;
   // The public children of the gather for which the task waits, a handle to each, at the end of `tasks`.
   static void append_children(FutureState& task, std::vector<FutureHandle>& tasks);
   // Goes on with a share that was taken out of a deque, of another worker if it was `stolen`.
-  static void run_share(GatherShare& share, Worker& worker, bool stolen) noexcept;
+  static void run_share(GatherShare& share, Worker& worker, bool stolen);
 
   // ---- For children ----
   void* slots;             // the results: an array, or with `indirect` an array of pointers
   FutureState** children;  // the owned ones; an entry is nullptr once it has completed, or is a future's
   LoopState* home;
-  std::uint64_t pending;
   bool indirect = false;
   bool fixed = true;   // `children` has an entry for every child (gather), or for the suspended ones (map)
   bool ended_at_once;  // map: the child that the runner has started ended in its first step
@@ -168,15 +179,29 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   void start_shared(FutureState& task, void* frame, std::source_location where) noexcept;
   // Map: makes the child for the i-th element. Threads: several at once. Throws: what the user's code throws.
   virtual FutureState* make_child(std::uint32_t i);
+  // Map: runs children until one does not end in its first step, or something wants a look.
+  virtual void run_some(MapRun& run);
+  void advance_map(GatherShare& first, Worker& worker, unsigned spare);
+  GatherShare* leave_bite(MapRun& run, Worker& worker);
+  void change_counts(unsigned held, unsigned needed) noexcept;
+  GatherShare* make_share(std::uint32_t from, std::uint32_t to) noexcept;
   void link_futures() noexcept;
   bool keeps_parent_private() const noexcept;
   bool stop_requested() const noexcept { return __atomic_load_n(&aborting, __ATOMIC_RELAXED); }
   bool stopped(Worker& worker) noexcept;
   bool stopped_from_above() noexcept;
-  void advance(GatherShare& from, Worker& worker, unsigned spare) noexcept;
+  void advance(GatherShare& from, Worker& worker, unsigned spare);
   FutureState* take_child(std::uint32_t i) noexcept;
   FutureState* make_or_fail(std::uint32_t i, Worker& worker) noexcept;
-  void prepare_child(FutureState& child, std::uint32_t i, GatherShare& from, Worker& worker) noexcept;
+  void prepare_child(FutureState& child, std::uint32_t i, GatherShare& from, LoopState& loop) noexcept {
+    child.leaf = child.frame();
+    child.home = &loop;
+    child.gather = this;
+    child.child.index = i;
+    child.child.share = &from;
+    set_stage(child, own_ref, flag_task | flag_gathered | flag_started | flag_first_step | flag_shared | child_flags,
+              word_floating);
+  }
   void start_child(FutureState& child, std::uint32_t i, GatherShare& from, Worker& worker) noexcept;
   bool take_back(GatherShare& from, Worker& worker) noexcept;
   void release_share(GatherShare& from) noexcept;
@@ -188,7 +213,7 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   void finish_shared(Worker* worker) noexcept;
   void unlist_shared(FutureState& child) noexcept;
   void leave_end(GatherShare* from) noexcept;
-  void run_children(GatherShare& from, Worker& worker);
+  FutureState* follow_child(GatherShare* from, Worker& worker);
   // Public children from place `from` on, a reference for each; `from` moves on.
   std::size_t collect_public(FutureState** found, std::size_t most, std::uint32_t& from) noexcept;
   // True if it was not ending early before.
@@ -270,12 +295,9 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   void forget_trouble() noexcept;
 
   FutureState* parent = nullptr;
-  GatherNode* nodes = nullptr;  // beside children, or nullptr if all are owned
-  std::uint32_t count;          // of children
-  std::uint32_t listed;         // of entries in `children`
-  std::uint32_t next_child;     // the first that has not been started
-  unsigned child_flags;         // flag_direct or flag_first_step, if the children's values are stored as they are
-  std::uint64_t brake;          // map: how many children may have been made before the runner looks at the rest
+  std::uint32_t count;   // of children
+  unsigned child_flags;  // flag_direct or flag_first_step, if the children's values are stored as they are
+  std::uint32_t most_running = 0xffffffffU;  // a map's limit, in a group
   bool return_exceptions = false;
   bool holds_children = false;  // some may be there when the awaiter goes
   bool waiting;                 // started and not finished
@@ -286,165 +308,30 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   // In a group.
   bool shared;         // the parent floats: counts and lists are under `lock`, or atomic
   bool counted_abort;  // in WorkerGroup::aborting
-  SpinLock lock;       // of the list of public children, and of how the gather ends early
   // In the list of a CancelWalk or SharedCancel.
   enum class Walked : std::uint8_t { no, to_fail, to_cancel, done };
   Walked walked;
-  GatherShare share;                         // the first one
-  std::uint32_t most_running = 0xffffffffU;  // a map's limit, in a group
-  std::uint32_t running_now;                 // with a limit: children that have started and not ended
-  GatherShare* held_back;                    // with a limit: shares that wait until one of them ends
+
+  // What is above is read with each child; what changes for all is below, two lines away, with the seldom used between.
   std::exception_ptr first_error;
   Trouble* trouble = nullptr;
   GatherState* next_walked;
   GatherState* came_from;
+  GatherNode* nodes = nullptr;  // beside children, or nullptr if all are owned
+  std::uint32_t listed;         // of entries in `children`
+  std::uint32_t next_child;     // the first that has not been started
+  std::uint64_t brake;          // map: how many children may have been made before the runner looks at the rest
+
+ public:
+  std::uint64_t pending;  // for children, too
+
+ protected:
+  // In a group.
+  GatherShare share;          // the first one
+  GatherShare* held_back;     // with a limit: shares that wait until one of them ends
+  std::uint32_t running_now;  // with a limit: children that have started and not ended
+  std::uint32_t bite;         // without one: how many children of a map a worker runs between two looks
+  SpinLock lock;              // of the list of public children, and of how the gather ends early
 };
-
-// Results of this type are stored as they are, in an array, and storing them cannot fail.
-template <class T>
-inline constexpr bool has_plain_slot =
-    std::is_void_v<T> || (std::is_nothrow_move_assignable_v<T> && std::is_default_constructible_v<T> &&
-                          !std::is_reference_v<T> && !std::is_same_v<std::remove_cv_t<T>, bool>);
-
-// The value or the exception of `child` goes to its slot.
-template <class T>
-void store_in_slot(GatherState& gather, std::uint32_t index, FutureResult<T>& child, bool copy) {
-  if constexpr (std::is_void_v<T>) {
-    if (gather.slot_kind == SlotKind::outcome) {
-      auto* slot = gather.indirect ? static_cast<Outcome<void>**>(gather.slots)[index]
-                                   : static_cast<Outcome<void>*>(gather.slots) + index;
-      *slot = Outcome<void>(std::in_place);
-    }
-  } else {
-    const auto value = [&]() -> decltype(auto) {
-      if constexpr (std::is_reference_v<T>) {
-        return child.value();
-      } else {
-        return static_cast<T&&>(child.value());
-      }
-    };
-    const auto place = [&](auto* first) {
-      using Slot = std::remove_pointer_t<decltype(first)>;
-      return gather.indirect ? static_cast<Slot**>(gather.slots)[index] : first + index;
-    };
-    using Held = std::conditional_t<std::is_reference_v<T>, std::remove_reference_t<T>*, std::remove_cv_t<T>>;
-    const auto held = [&]() -> Held {
-      if constexpr (std::is_reference_v<T>) {
-        return std::addressof(value());
-      } else if constexpr (is_copyable<T>) {
-        return copy ? T(child.value()) : T(std::move(child.value()));
-      } else {
-        // While a task is at its end and still linked, one reference is the loop's own.
-        if (copy && handles_of(child) > (child.has(flag_linked) && !child.has(flag_shared) ? 2U : 1U)) {
-          throw_shared_result();
-        }
-        return std::move(child.value());
-      }
-    };
-    if (gather.slot_kind == SlotKind::value) {
-      if constexpr (std::is_default_constructible_v<Held> && std::is_move_assignable_v<Held>) {
-        *place(static_cast<Held*>(gather.slots)) = held();
-      }
-    } else if (gather.slot_kind == SlotKind::optional) {
-      place(static_cast<std::optional<Held>*>(gather.slots))->emplace(held());
-    } else if constexpr (std::is_reference_v<T>) {
-      *place(static_cast<Outcome<T>*>(gather.slots)) = Outcome<T>(std::in_place, value());
-    } else {
-      *place(static_cast<Outcome<T>*>(gather.slots)) = Outcome<T>(std::in_place, held());
-    }
-  }
-}
-
-template <class T>
-void store_exception_in_slot(GatherState& gather, std::uint32_t index, std::exception_ptr exception) {
-  auto* slot =
-      gather.indirect ? static_cast<Outcome<T>**>(gather.slots)[index] : static_cast<Outcome<T>*>(gather.slots) + index;
-  *slot = Outcome<T>(std::move(exception));
-}
-
-OURO_EXPORT std::exception_ptr exception_or_cancellation(FutureState& state);
-
-template <class T>
-OURO_NOINLINE void give_to_gather_slowly(GatherState& gather, FutureResult<T>& child) noexcept {
-  if (child.outcome() == outcome_value) {
-    try {
-      store_in_slot<T>(gather, child.child.index, child, false);
-    } catch (...) {
-      if (gather.slot_kind == SlotKind::outcome) {
-        store_exception_in_slot<T>(gather, child.child.index, std::current_exception());
-      } else {
-        gather.child_failed(child, std::current_exception());
-      }
-    }
-  } else if (gather.slot_kind == SlotKind::outcome) {
-    store_exception_in_slot<T>(gather, child.child.index, exception_or_cancellation(child));
-  } else {
-    gather.child_failed(child, child.outcome() == outcome_exception ? child.exception() : nullptr);
-  }
-}
-
-// At the final_suspend of a gathered child. True if its frame is to go.
-template <class T>
-bool give_to_gather(FutureResult<T>& child) noexcept {
-  GatherState& gather = *child.gather;
-  give_to_gather_slowly<T>(gather, child);
-  return gather.child_done(child);
-}
-
-// The ends of most children, in line: a value that is stored as it is, no handle, nothing unusual.
-inline constexpr unsigned direct_child = flag_task | flag_gathered | flag_started | flag_direct;
-inline constexpr unsigned first_step_child = flag_task | flag_gathered | flag_started | flag_first_step;
-
-template <class T>
-OURO_INLINE inline void store_plainly(GatherState& gather, FutureResult<T>& child, std::uint32_t index) noexcept {
-  if constexpr (!std::is_void_v<T>) static_cast<T*>(gather.slots)[index] = static_cast<T&&>(child.value());
-}
-// Storing a value may run an assignment of the user's, which may get hold of the task.
-template <class T>
-bool held_meanwhile(const FutureResult<T>& child) noexcept {
-  if constexpr (std::is_void_v<T> || std::is_trivially_move_assignable_v<T>) {
-    return false;
-  } else {
-    return !child.has(flag_direct) && !child.has(flag_first_step);
-  }
-}
-// flag_direct: a child of a gather. True if its frame is to go.
-template <class T>
-OURO_INLINE inline bool give_to_slot(FutureResult<T>& child) noexcept {
-  GatherState& gather = *child.gather;
-  FutureState** const children = gather.children;
-  const std::uint32_t index = child.child.index;
-  store_plainly<T>(gather, child, index);
-  children[index] = nullptr;
-  if (--gather.pending == 0) gather.finish();
-  if (OURO_UNLIKELY(held_meanwhile<T>(child))) return gather.let_go(child);
-  child.home->current = nullptr;  // as let_go()
-  return true;
-}
-// A floating child that nobody has heard of. True: its frame is to go.
-inline constexpr unsigned private_child =
-    flag_task | flag_gathered | flag_started | flag_direct | flag_first_step | flag_shared;
-template <class T>
-OURO_INLINE inline bool give_to_shared_slot(FutureResult<T>& child) noexcept {
-  GatherState& gather = *child.gather;
-  const std::uint32_t index = child.child.index;
-  if constexpr (!std::is_void_v<T>) {
-    T* slot = gather.indirect ? static_cast<T**>(gather.slots)[index] : static_cast<T*>(gather.slots) + index;
-    *slot = static_cast<T&&>(child.value());
-  }
-  if (OURO_UNLIKELY(held_meanwhile<T>(child))) return gather.shared_child_done(child);
-  gather.private_child_ended(child);
-  return true;
-}
-// flag_first_step: a child of a map. The runner looks. True if its frame is to go.
-template <class T>
-OURO_INLINE inline bool give_to_slot_at_once(FutureResult<T>& child) noexcept {
-  GatherState& gather = *child.gather;
-  store_plainly<T>(gather, child, child.child.index);
-  gather.ended_at_once = true;
-  if (OURO_UNLIKELY(held_meanwhile<T>(child))) return gather.let_go(child);
-  child.home->current = nullptr;
-  return true;
-}
 
 }  // namespace ouro::detail

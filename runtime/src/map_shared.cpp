@@ -1,0 +1,154 @@
+// map of a floating parent: how a worker takes children from its share, and the limit of how many run.
+#include <algorithm>
+#include <cstdint>
+#include <utility>
+
+#include <ouro/runtime/detail/gather_state.hpp>
+
+#include "gather_shared.hpp"
+
+namespace ouro::detail {
+
+namespace {
+
+void* frame_or_nothing(std::size_t bytes) noexcept {
+  try {
+    return allocate_frame(bytes);
+  } catch (...) {
+    return nullptr;
+  }
+}
+
+}  // namespace
+
+void GatherState::run_some(MapRun& run) { run.next = run.end; }
+
+// The worker that holds `held` of the counts has to hold `needed`. Requires: neither is zero.
+inline void GatherState::change_counts(unsigned held, unsigned needed) noexcept {
+  if (held == needed) return;
+  if (load_count(pending) == held && keeps_parent_private()) {
+    pending = needed;
+  } else {
+    add_count(pending, std::uint64_t{needed} - held);
+  }
+}
+
+// nullptr: there is no memory.
+GatherShare* GatherState::make_share(std::uint32_t from, std::uint32_t to) noexcept {
+  void* const memory = frame_or_nothing(sizeof(GatherShare));
+  return memory ? ::new (memory) GatherShare{this, from, to, nullptr} : nullptr;
+}
+
+// A map without a limit: children that end in their first steps run several at a time, so that tiny ones pay nothing
+// for the deque. How many, a bite, grows from one while all end so, and is a small part of what is left in the share,
+// which others can steal meanwhile (Polychronopoulos and Kuck, "Guided self-scheduling", IEEE ToC 1987). Should that be
+// stolen, and somebody look for work, the rest of the bite becomes a share after the child that runs.
+//
+// Counts: one of the share; one of the bite, and one of its child that runs, who takes it along if he suspends. `spare`
+// are held beyond the share's.
+void GatherState::advance_map(GatherShare& first, Worker& worker, unsigned spare) {
+  constexpr std::uint32_t longest = 32;
+  LoopState& loop = worker.state;
+  for (GatherShare* from = &first;;) {
+    if (OURO_UNLIKELY(from->next == from->end || stopped(worker))) return retire(*from, worker, spare);
+    const std::uint32_t left = from->end - from->next;
+    const std::uint32_t wanted = __atomic_load_n(&bite, __ATOMIC_RELAXED);
+    const std::uint32_t taken = std::max(1U, std::min({wanted, left / (4 * worker.group.size), loop.budget}));
+    MapRun run{loop, from, worker.group.idle.word(), from->next, from->next + taken, true};
+    from->next = run.end;
+    const bool last = from->next == from->end;
+    change_counts(1 + spare, last ? 2 : 3);
+    if (last) {
+      release_share(*from);
+    } else {
+      worker.push(entry_of(*from));
+      worker.group.work_visible();
+    }
+    do {
+      run_some(run);
+    } while (run.all_ended && run.next != run.end && !stop_requested() && worker.deque.size() != 0);
+    loop.budget -= std::min(loop.budget - 1, taken);
+    if (OURO_LIKELY(run.all_ended && (run.next == run.end || stop_requested()))) {
+      if (taken == wanted && wanted < longest) __atomic_store_n(&bite, 2 * wanted, __ATOMIC_RELAXED);
+      if (last || loop.budget <= 1 || !take_back(*from, worker)) return count_down(&worker, 2);
+      spare = 2;
+    } else {
+      __atomic_store_n(&bite, 1, __ATOMIC_RELAXED);
+      from = leave_bite(run, worker);
+      if (!from) return;
+      spare = 1;
+    }
+  }
+}
+
+// Somebody wants the rest of a bite, or (not `all_ended`) something else runs first: it becomes a share. That is for
+// the caller to go on with if it is not nullptr; one count is held beyond its own.
+GatherShare* GatherState::leave_bite(MapRun& run, Worker& worker) {
+  for (;;) {
+    const bool rest = run.next != run.end && !stop_requested();
+    GatherShare* const left = rest ? make_share(run.next, run.end) : nullptr;
+    if (run.all_ended && left) return left;
+    if (!run.all_ended && (left || !rest)) {
+      if (left) {
+        worker.push(entry_of(*left));
+        worker.group.work_visible();
+      } else {
+        count_down(&worker, 1);
+      }
+      return nullptr;
+    }
+    // No memory: the bite is finished here, and what was to run first waits in the deque.
+    if (!run.all_ended) {
+      if (run.loop.ended) finish_end(worker);
+      if (run.loop.hop) worker.push(std::exchange(run.loop.hop, nullptr));
+      change_counts(1, 2);
+      run.all_ended = true;
+    }
+    while (run.all_ended && run.next != run.end && !stop_requested()) run_some(run);
+    if (run.all_ended) {
+      count_down(&worker, 2);
+      return nullptr;
+    }
+  }
+}
+
+// ---- A limit ----
+
+// False: as many run as may; the share waits until one of them ends.
+bool GatherState::may_start_shared(GatherShare& from) noexcept {
+  SpinLock::Hold hold(lock);
+  if (running_now < most_running) {
+    ++running_now;
+    return true;
+  }
+  from.held_next = held_back;
+  held_back = &from;
+  return false;
+}
+
+void GatherState::one_less_runs(Worker& worker) noexcept {
+  GatherShare* freed = nullptr;
+  {
+    SpinLock::Hold hold(lock);
+    --running_now;
+    freed = held_back;
+    if (freed) held_back = freed->held_next;
+  }
+  if (!freed) return;
+  worker.push(entry_of(*freed));
+  worker.group.work_visible();
+}
+
+void GatherState::release_held(Worker& worker) noexcept {
+  GatherShare* held = nullptr;
+  {
+    SpinLock::Hold hold(lock);
+    held = std::exchange(held_back, nullptr);
+  }
+  while (held) {
+    worker.push(entry_of(*std::exchange(held, held->held_next)));
+    worker.group.work_visible();
+  }
+}
+
+}  // namespace ouro::detail
