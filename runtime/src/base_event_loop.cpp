@@ -168,7 +168,8 @@ void BaseEventLoop::run_turns() {
 
 inline void BaseEventLoop::run_ready() {
   detail::LoopState& s = *state_;
-  while (s.budget != 0 && !s.attention && !s.ready.empty()) {
+  // A task that forks leaves itself and the child in the batch.
+  while (s.budget != 0 && !s.attention && !s.ready.empty() && s.batch.empty()) {
     if (detail::ReadyNode* only = s.ready.take_only()) {
       run_node(*only);
       --s.budget;

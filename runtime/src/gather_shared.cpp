@@ -18,6 +18,7 @@
 #include <utility>
 
 #include <ouro/runtime/detail/gather_state.hpp>
+#include <ouro/runtime/fork_join.hpp>
 
 #include "drive.hpp"
 #include "gather_shared.hpp"
@@ -157,8 +158,9 @@ FutureState* GatherState::make_or_fail(std::uint32_t i, Worker& worker) noexcept
 }
 
 void GatherState::run_share(GatherShare& share, Worker& worker, bool stolen) {
-  GatherState& gather = *share.gather;
   worker.state.current = nullptr;
+  if (OURO_UNLIKELY(is_continuation(share))) return hop(worker, ForkState::take_continuation(share));
+  GatherState& gather = *share.gather;
   const std::uint32_t left = share.end - share.next;
   if (stolen && left > 1) {
     const std::uint32_t middle = share.end - left / 2;
@@ -232,6 +234,8 @@ inline FutureState* GatherState::follow_child(GatherShare* from, Worker& worker)
         return child;
       }
     }
+  } else if (is_continuation(*from)) {
+    return parent;
   }
   advance(*from, worker, 1);
   return nullptr;

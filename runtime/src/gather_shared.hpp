@@ -20,6 +20,9 @@ inline std::uint64_t subtract_count(std::uint64_t& word, std::uint64_t n) noexce
   return __atomic_sub_fetch(&word, n, __ATOMIC_ACQ_REL);
 }
 
+// A share without children: the parent goes on where it forked (fork_join.cpp).
+inline bool is_continuation(const GatherShare& share) noexcept { return share.end == 0; }
+
 // `target` runs next on this worker: when what runs now has suspended or ended.
 inline void hop(Worker& worker, FutureState& target) noexcept {
   LoopState& loop = worker.state;

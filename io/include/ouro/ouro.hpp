@@ -15,6 +15,7 @@
 #include <ouro/runtime/events.hpp>
 #include <ouro/runtime/exceptions.hpp>
 #include <ouro/runtime/executors.hpp>
+#include <ouro/runtime/fork_join.hpp>
 #include <ouro/runtime/futures.hpp>
 #include <ouro/runtime/gather.hpp>
 #include <ouro/runtime/generators.hpp>
