@@ -443,5 +443,29 @@ TEST_F(GroupTasks, ExecutorsReturnToWhoAsked) {
   run(main);
 }
 
+TEST_F(GroupTasks, WrappedFuturesReturnToWhoAsked) {
+  const auto main = []() -> Coroutine<> {
+    const auto ask = [](EventLoop* of) -> Coroutine<> {
+      const std::thread::id here = std::this_thread::get_id();
+      for (int i = 0; i < 100; ++i) {
+        const auto source = ConcurrentFuture<int>::create();
+        Future<int> future = wrap_future(source, *of);
+        Future<int> given_up = wrap_future(ConcurrentFuture<int>::create(), *of);
+        auto give = [source, i] { source.set_result(i); };
+        co_await to_thread(give);
+        EXPECT_EQ(co_await future, i);
+        EXPECT_EQ(std::this_thread::get_id(), here);
+        EXPECT_TRUE(given_up.cancel());
+      }
+    };
+    for (EventLoop* of : workers()) {
+      std::vector<Task<>> all;
+      for (EventLoop* home : workers()) all.push_back(home->create_task(ask(of)));
+      for (const Task<>& task : all) co_await task;
+    }
+  };
+  run(main);
+}
+
 }  // namespace
 }  // namespace ouro

@@ -245,7 +245,7 @@ class OURO_EXPORT BaseEventLoop {
     using R = std::invoke_result_t<std::decay_t<F>, std::decay_t<Args>...>;
     check_open();
     Executor& on = executor ? *executor : default_executor();
-    detail::LoopState& home = is_elsewhere() && detail::running_state() ? *detail::running_state() : *state_;
+    detail::LoopState& home = home_of_errands();
     Future<R> future(detail::PlainFuture<R>::make(home, std::source_location::current()));
     using LocalJob = detail::TypedLoopJob<R, std::decay_t<F>, std::decay_t<Args>...>;
     auto* job = new LocalJob(home, future.handle().state(), std::forward<F>(f), std::forward<Args>(args)...);
@@ -300,6 +300,10 @@ class OURO_EXPORT BaseEventLoop {
   void interrupt_with(std::exception_ptr exception) noexcept;
   std::shared_ptr<Executor> take_default_executor() noexcept;
   Executor& default_executor();
+  // Where what other threads do for the caller comes back to: here, or if another worker of the group asks, there.
+  detail::LoopState& home_of_errands() const noexcept {
+    return OURO_UNLIKELY(is_elsewhere()) && detail::running_state() ? *detail::running_state() : *state_;
+  }
 
  private:
   friend class TurnTest;
