@@ -62,16 +62,18 @@ void BaseEventLoop::set_default_executor(std::shared_ptr<Executor> executor) {
   }
   if (!executor) throw ValueError("set_default_executor: the executor is null");
   const auto hold = detail::lock_group(*state_);
-  executor_.swap(executor);  // the old one ends outside the lock, for that waits for its threads
+  // The old one ends outside the lock, for that waits for its threads; or when another worker has submitted to it.
+  executor_.swap(executor);
 }
 
-Executor& BaseEventLoop::default_executor() {
+Executor& BaseEventLoop::default_executor(std::shared_ptr<Executor>& keeper) {
   if (detail::Worker* worker = state_->worker; worker && worker->index != 0) {
-    return worker->group.workers.front()->state.loop->default_executor();
+    return worker->group.workers.front()->state.loop->default_executor(keeper);
   }
   const auto hold = detail::lock_group(*state_);
   if (executor_shut_down_) throw RuntimeError("Executor shutdown has been called");
   if (!executor_) executor_ = std::make_shared<ThreadPoolExecutor>();
+  if (OURO_UNLIKELY(state_->worker != nullptr)) keeper = executor_;
   return *executor_;
 }
 

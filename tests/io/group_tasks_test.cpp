@@ -467,5 +467,50 @@ TEST_F(GroupTasks, WrappedFuturesReturnToWhoAsked) {
   run(main);
 }
 
+// Runs jobs inside submit(), which lasts until the test says so.
+class SlowToSubmit final : public Executor {
+ public:
+  SlowToSubmit(std::atomic<bool>& inside, std::atomic<bool>& go, std::atomic<bool>& gone) noexcept
+      : inside_(inside), go_(go), gone_(gone) {}
+  ~SlowToSubmit() override { gone_ = true; }
+
+  void submit(Job& job) override {
+    inside_ = true;
+    while (!go_) std::this_thread::yield();
+    job.run();
+  }
+  void shutdown(bool, bool) override {}
+
+ private:
+  std::atomic<bool>& inside_;
+  std::atomic<bool>& go_;
+  std::atomic<bool>& gone_;
+};
+
+TEST_F(GroupTasks, ADefaultExecutorThatIsReplacedLivesUntilNobodySubmits) {
+  const auto main = []() -> Coroutine<> {
+    std::atomic<bool> inside{false};
+    std::atomic<bool> go{false};
+    std::atomic<bool> gone{false};
+    const std::vector<EventLoop*> loops = workers();
+    loops[3]->set_default_executor(std::make_shared<SlowToSubmit>(inside, go, gone));
+    const auto submit = [](EventLoop* loop) -> Coroutine<> {
+      EXPECT_EQ(co_await loop->run_in_executor(nullptr, [] { return 7; }), 7);
+    };
+    Task<> submitting = loops[1]->create_task(submit(loops[1]));
+    const auto replace = [&](EventLoop* loop) -> Coroutine<> {
+      co_await until([&] { return inside.load(); });
+      loop->set_default_executor(std::make_shared<ThreadPoolExecutor>(1));
+      EXPECT_FALSE(gone);
+      go = true;
+    };
+    Task<> replacing = loops[2]->create_task(replace(loops[2]));
+    co_await replacing;
+    co_await submitting;
+    EXPECT_TRUE(gone);
+  };
+  run(main);
+}
+
 }  // namespace
 }  // namespace ouro
