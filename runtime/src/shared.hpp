@@ -10,8 +10,8 @@
 //   refs         Counted atomically. One reference, own_ref, is the task's own: it is let go of when the frame is
 //                suspended at its end (leave_shared), so no other thread destroys a frame that still runs. A task of
 //                which that is the only one at its end is not suspended there at all.
-//   flags        Written by the thread that runs the task; while it is suspended, by whoever holds its lock; flag_done
-//                and the outcome by the one who completes it, under the lock, with a release.
+//   flags        Written by the thread that runs the task, or schedules it; while it is suspended, by whoever holds its
+//                lock; flag_done and the outcome by the one who completes it, under the lock, with a release.
 //   waiters      Under the lock, until it is done; who completes it takes the whole list.
 //   cancel_word  Under the lock: its own highest bit. The count, and word_due: the cancellation that flag_must_cancel
 //                says in a record of one thread. The task turns it into that flag when it suspends and when it resumes.
