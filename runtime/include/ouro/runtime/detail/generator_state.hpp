@@ -143,13 +143,14 @@ class AsyncGeneratorHandle {
  public:
   AsyncGeneratorHandle() noexcept = default;
   explicit AsyncGeneratorHandle(AsyncGeneratorState& state) noexcept : state_(&state) { state_->own(&state_); }
-  AsyncGeneratorHandle(AsyncGeneratorHandle&& other) noexcept : state_(other.state_) {
+  // A vector that grows promises the compiler that nothing but `other` leads to what is moved from.
+  AsyncGeneratorHandle(AsyncGeneratorHandle&& other) noexcept : state_(std::exchange(other.state_, nullptr)) {
     if (state_) state_->own(&state_);
   }
   AsyncGeneratorHandle& operator=(AsyncGeneratorHandle&& other) noexcept {
     if (this == &other) return *this;
     reset();
-    state_ = other.state_;
+    state_ = std::exchange(other.state_, nullptr);
     if (state_) state_->own(&state_);
     return *this;
   }
