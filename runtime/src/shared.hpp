@@ -119,6 +119,15 @@ bool unlink_shared_waiter(FutureState& state, Waiter& waiter) noexcept;  // fals
 void take_belongings(FutureState& state) noexcept;
 bool cancel_shared(FutureState& first, const std::string& message) noexcept;
 void destroy_shared(FutureState& state) noexcept;
+void destroy_shared_now(FutureState& state) noexcept;  // it is suspended at its end, and has no reference left
+// On a thread that is no worker: a gather's child comes to its end, and its frame `goes` if it has no handle. nullptr:
+// the frame is to stay.
+LoopState* end_elsewhere(GatherState& gather, FutureState& child, bool goes) noexcept;
+// Likewise: sends a task that has suspended at its end, and that nobody has, to a loop that
+// destroys it. False: that is closed.
+bool leave_elsewhere(FutureState& state) noexcept;
+// True if the entry of a queue was one of these, which has gone.
+bool discard_ended(ReadyNode& node) noexcept;
 // Destroys what was left for later on this thread.
 void destroy_left_over() noexcept;
 
