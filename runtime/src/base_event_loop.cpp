@@ -462,7 +462,7 @@ void BaseEventLoop::set_spin(std::chrono::nanoseconds longest) noexcept {
   spin_now_ = spin_longest_;
 }
 
-// ---- Tasks, executors ----
+// ---- Tasks ----
 
 void BaseEventLoop::set_task_factory(TaskFactory factory) {
   using Plain = void (*)(BaseEventLoop&, AnyTask, TaskOptions&);
@@ -471,31 +471,6 @@ void BaseEventLoop::set_task_factory(TaskFactory factory) {
   state_->has_factory = factory && !state_->eager;
   detail::update_special(*state_);
   factory_ = std::move(factory);
-}
-
-void BaseEventLoop::set_default_executor(std::shared_ptr<Executor> executor) {
-  if (detail::Worker* worker = state_->worker; worker && worker->index != 0) {
-    return worker->group.workers.front()->state.loop->set_default_executor(std::move(executor));
-  }
-  if (!executor) throw ValueError("set_default_executor: the executor is null");
-  const auto hold = detail::lock_group(*state_);
-  executor_.swap(executor);  // the old one ends outside the lock, for that waits for its threads
-}
-
-Executor& BaseEventLoop::default_executor() {
-  if (detail::Worker* worker = state_->worker; worker && worker->index != 0) {
-    return worker->group.workers.front()->state.loop->default_executor();
-  }
-  const auto hold = detail::lock_group(*state_);
-  if (executor_shut_down_) throw RuntimeError("Executor shutdown has been called");
-  if (!executor_) executor_ = std::make_shared<ThreadPoolExecutor>();
-  return *executor_;
-}
-
-std::shared_ptr<Executor> BaseEventLoop::take_default_executor() noexcept {
-  const auto hold = detail::lock_group(*state_);
-  executor_shut_down_ = true;
-  return std::exchange(executor_, nullptr);
 }
 
 }  // namespace ouro

@@ -285,7 +285,11 @@ class SharedCancel {
     if (OURO_UNLIKELY(task.home->closed)) return FutureHandle();  // a destructor asks: the close destroys the task
     Waitee* waitee = task.waiting_on;
     if (!waitee) {
-      owe_cancel(task);
+      if (task.has(flag_shared) && !task.has(flag_started)) {
+        RecordLock(task).set(word_due);  // another worker may be about to schedule it: its flags are that one's
+      } else {
+        owe_cancel(task);
+      }
       return FutureHandle();
     }
     if (FutureState* inner = in_ring ? nullptr : waitee->forward()) {

@@ -15,6 +15,7 @@
 #include <ouro/runtime/exceptions.hpp>
 
 #include "drive.hpp"
+#include "shared.hpp"
 #include "timer_wheel.hpp"
 #include "worker.hpp"
 
@@ -22,13 +23,16 @@ namespace ouro {
 
 namespace {
 
-// A callback or an errand that came back, which is let go of; tasks and gathers are buried elsewhere.
+// A callback, an errand that came back, or the frame of a task that ended, which is let go of; tasks and gathers are
+// buried elsewhere.
 void let_go(detail::ReadyNode& node) noexcept {
   auto* header = static_cast<detail::FrameHeader*>(node.leaf);
   if (detail::CallbackNode::is_one(*header)) {
     static_cast<detail::CallbackNode*>(header)->abandon();
   } else if (detail::Errand* errand = detail::Errand::of(node)) {
     errand->discard();
+  } else {
+    detail::discard_ended(node);
   }
 }
 

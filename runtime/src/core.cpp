@@ -24,6 +24,7 @@ namespace ouro::detail {
 
 constinit thread_local void* transfer_slot = nullptr;
 constinit thread_local LoopState* running_loop = nullptr;
+constinit thread_local LoopState* group_loop = nullptr;
 
 namespace {
 
@@ -44,9 +45,10 @@ OURO_NOINLINE LoopState* running_state() noexcept { return running_loop; }
 
 // A process that was forked inside a loop has none that runs: it may make its own, as asyncio has it.
 LoopState* set_running_state(LoopState* loop) noexcept {
-  static const int watched = ::pthread_atfork(nullptr, nullptr, [] { running_loop = nullptr; });
+  static const int watched = ::pthread_atfork(nullptr, nullptr, [] { running_loop = group_loop = nullptr; });
   static_cast<void>(watched);
   driven_loop = loop;
+  group_loop = loop && loop->worker ? loop : nullptr;
   return std::exchange(running_loop, loop);
 }
 

@@ -12,6 +12,8 @@ namespace ouro::detail {
 // The loop that runs on this thread; none in a forked child: see set_running_state. For functions that are no
 // coroutines.
 extern constinit thread_local LoopState* running_loop;
+// The same, if that is a worker's.
+extern constinit thread_local LoopState* group_loop;
 
 inline void drive_inline(void* frame) {
   std::coroutine_handle<>::from_address(frame).resume();

@@ -4,10 +4,13 @@
 #include <algorithm>
 #include <memory>
 #include <thread>
+#include <utility>
 
+#include <ouro/runtime/base_event_loop.hpp>
 #include <ouro/runtime/exceptions.hpp>
 
 #include "thread_pool.hpp"
+#include "worker.hpp"
 
 namespace ouro {
 namespace {
@@ -50,6 +53,40 @@ std::size_t ThreadPoolExecutor::max_workers() const noexcept { return pool_->max
 std::size_t ThreadPoolExecutor::max_queued() const noexcept { return pool_->max_queued; }
 std::size_t ThreadPoolExecutor::queue_depth() const noexcept { return pool_->depth(); }
 std::size_t ThreadPoolExecutor::threads() const noexcept { return pool_->started.load(std::memory_order_relaxed); }
+
+// ---- The default executor of a loop; in a group the first loop's is all loops' ----
+
+void BaseEventLoop::set_default_executor(std::shared_ptr<Executor> executor) {
+  if (detail::Worker* worker = state_->worker; worker && worker->index != 0) {
+    return worker->group.workers.front()->state.loop->set_default_executor(std::move(executor));
+  }
+  if (!executor) throw ValueError("set_default_executor: the executor is null");
+  const auto hold = detail::lock_group(*state_);
+  // The old one ends outside the lock, for that waits for its threads; or when another worker has submitted to it.
+  executor_.swap(executor);
+}
+
+Executor& BaseEventLoop::default_executor(std::shared_ptr<Executor>& keeper) {
+  if (detail::Worker* worker = state_->worker; worker && worker->index != 0) {
+    return worker->group.workers.front()->state.loop->default_executor(keeper);
+  }
+  const auto hold = detail::lock_group(*state_);
+  if (executor_shut_down_) throw RuntimeError("Executor shutdown has been called");
+  if (!executor_) executor_ = std::make_shared<ThreadPoolExecutor>();
+  if (OURO_UNLIKELY(state_->worker != nullptr)) keeper = executor_;
+  return *executor_;
+}
+
+std::shared_ptr<Executor> BaseEventLoop::take_default_executor() noexcept {
+  if (detail::Worker* worker = state_->worker; worker && worker->index != 0) {
+    return worker->group.workers.front()->state.loop->take_default_executor();
+  }
+  const auto hold = detail::lock_group(*state_);
+  executor_shut_down_ = true;
+  return std::exchange(executor_, nullptr);
+}
+
+// ---- Jobs ----
 
 namespace detail {
 

@@ -192,19 +192,25 @@ OURO_NOINLINE void GatherState::retire(GatherShare& from, Worker& worker, unsign
 
 // A child's frame and arguments go before its parent can resume, wherever that is: what its end leads to waits until
 // the loop has the frame behind it (LoopState::ended).
-inline void GatherState::leave_end(GatherShare* from) noexcept {
-  LoopState* here = running_loop;
-  if (OURO_UNLIKELY(!here || !here->worker)) {
-    // Resumed by hand, by a thread that is no worker.
-    return count_down(nullptr, 1);
-  }
+inline LoopState* GatherState::leave_end(FutureState& child, GatherShare* from, bool goes) noexcept {
+  LoopState* here = group_loop;
+  if (OURO_UNLIKELY(!here)) return end_elsewhere(*this, child, goes);
   here->current = nullptr;                                               // the destructors of the arguments may ask
   if (OURO_UNLIKELY(here->ended != nullptr)) finish_end(*here->worker);  // two, resumed by hand
   here->ended = this;
   here->ended_share = from;
+  return here;
 }
 
-void GatherState::private_child_ended(FutureState& child) noexcept { leave_end(child.child.share); }
+LoopState* GatherState::private_child_ended(FutureState& child) noexcept {
+  return leave_end(child, child.child.share, true);
+}
+
+// The same for one that was sent here: its frame has gone, or is another's.
+void GatherState::child_left(Worker& worker) noexcept {
+  if (most_running != unlimited) one_less_runs(worker);
+  count_down(&worker, 1);
+}
 
 // The frame of a child has gone. The child that this worker runs next in its place, or nullptr.
 inline FutureState* GatherState::follow_child(GatherShare* from, Worker& worker) {
@@ -274,8 +280,7 @@ void GatherState::run_hops(Worker& worker) {
 bool GatherState::shared_child_done(FutureState& child) noexcept {
   if (is_private(child)) {
     take_belongings(child);
-    leave_end(child.child.share);
-    return true;
+    return leave_end(child, child.child.share, true) != nullptr;
   }
   unlist_shared(child);
   // Nobody comes by another handle if there is none.
@@ -289,8 +294,7 @@ bool GatherState::shared_child_done(FutureState& child) noexcept {
   } else {
     take_belongings(child);
   }
-  leave_end(nullptr);
-  return goes;
+  return leave_end(child, nullptr, goes) != nullptr && goes;
 }
 
 }  // namespace ouro::detail

@@ -213,6 +213,13 @@ bool complete_shared(FutureState& state) noexcept {
 
 // ---- References and the end ----
 
+void destroy_shared_now(FutureState& state) noexcept {
+  LoopState& home = *state.home;
+  take_belongings(state);
+  std::coroutine_handle<>::from_address(state.frame()).destroy();
+  discount_record_in_group(home);
+}
+
 namespace {
 
 struct LeftOver {
@@ -221,20 +228,22 @@ struct LeftOver {
 };
 constinit thread_local LeftOver left_over;
 
-void destroy_now(FutureState& state) noexcept {
-  LoopState& home = *state.home;
-  take_belongings(state);
-  std::coroutine_handle<>::from_address(state.frame()).destroy();
-  discount_record_in_group(home);
-}
-
 OURO_NOINLINE void destroy_all_left() noexcept {
   left_over.busy = true;
   while (ReadyNode* next = left_over.first) {
     left_over.first = next->next;
-    destroy_now(static_cast<FutureState&>(*next));
+    destroy_shared_now(static_cast<FutureState&>(*next));
   }
   left_over.busy = false;
+}
+
+// For what comes to its end on a thread that is no worker, when its loops are gone.
+OURO_NOINLINE void destroy_left_over_at_exit() noexcept {
+  struct AtExit {
+    ~AtExit() { destroy_left_over(); }
+  };
+  static thread_local AtExit at_exit;
+  static_cast<void>(&at_exit);
 }
 
 }  // namespace
@@ -261,6 +270,10 @@ void leave_shared(FutureState& state) noexcept {
   if (__atomic_fetch_sub(&state.refs, own_ref, __ATOMIC_ACQ_REL) != own_ref) return;
   // The last handle went while the task came to its end. The frame is destroyed, but not inside its own await_suspend.
   if (state.has(flag_unretrieved)) settle_debts(state);
+  if (OURO_UNLIKELY(!group_loop)) {
+    if (leave_elsewhere(state)) return;
+    destroy_left_over_at_exit();
+  }
   state.next = left_over.first;
   left_over.first = &state;
 }

@@ -10,8 +10,8 @@
 //   refs         Counted atomically. One reference, own_ref, is the task's own: it is let go of when the frame is
 //                suspended at its end (leave_shared), so no other thread destroys a frame that still runs. A task of
 //                which that is the only one at its end is not suspended there at all.
-//   flags        Written by the thread that runs the task; while it is suspended, by whoever holds its lock; flag_done
-//                and the outcome by the one who completes it, under the lock, with a release.
+//   flags        Written by the thread that runs the task, or schedules it; while it is suspended, by whoever holds its
+//                lock; flag_done and the outcome by the one who completes it, under the lock, with a release.
 //   waiters      Under the lock, until it is done; who completes it takes the whole list.
 //   cancel_word  Under the lock: its own highest bit. The count, and word_due: the cancellation that flag_must_cancel
 //                says in a record of one thread. The task turns it into that flag when it suspends and when it resumes.
@@ -119,6 +119,15 @@ bool unlink_shared_waiter(FutureState& state, Waiter& waiter) noexcept;  // fals
 void take_belongings(FutureState& state) noexcept;
 bool cancel_shared(FutureState& first, const std::string& message) noexcept;
 void destroy_shared(FutureState& state) noexcept;
+void destroy_shared_now(FutureState& state) noexcept;  // it is suspended at its end, and has no reference left
+// On a thread that is no worker: a gather's child comes to its end, and its frame `goes` if it has no handle. nullptr:
+// the frame is to stay.
+LoopState* end_elsewhere(GatherState& gather, FutureState& child, bool goes) noexcept;
+// Likewise: sends a task that has suspended at its end, and that nobody has, to a loop that
+// destroys it. False: that is closed.
+bool leave_elsewhere(FutureState& state) noexcept;
+// True if the entry of a queue was one of these, which has gone.
+bool discard_ended(ReadyNode& node) noexcept;
 // Destroys what was left for later on this thread.
 void destroy_left_over() noexcept;
 

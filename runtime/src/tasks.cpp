@@ -46,11 +46,7 @@ void apply_factory(LoopState& home, FutureState& state, TaskOptions& options) {
       // flag_task stays: nobody complains that the coroutine was never awaited.
       delete_rare(state);
       set_stage(state, 0, flag_task);
-      if (home.worker) {
-        discount_record_in_group(home);
-      } else {
-        --home.live;
-      }
+      --home.live;
     } else {
       // The coroutine is one of the handles from now on.
       state.clear(flag_must_cancel);
@@ -85,6 +81,36 @@ OURO_NOINLINE void schedule_specially(LoopState& home, FutureState& state, const
 
 }  // namespace
 
+namespace {
+
+// As apply_factory(), for a shared record: as soon as the factory has seen it, handles may be used on any worker.
+void apply_factory_in_group(LoopState& home, FutureState& state, TaskOptions& options) {
+  const std::string_view name = options.name;
+  try {
+    add_ref(state);
+    home.loop->get_task_factory()(*home.loop, AnyTask(FutureHandle(state)), options);
+    if (options.name.data() != name.data()) set_name(state, options.name);
+  } catch (...) {
+    // One is the coroutine's. If there is no other, none can come, for no list names the task yet.
+    if (handles_of(state) == 1) {
+      delete_rare(state);
+      set_stage(state, 0, flag_task);
+      discount_record_in_group(home);
+    } else {
+      state.set_outcome(outcome_cancelled);
+      settle_shared(state);
+      leave_shared(state);
+    }
+    throw;
+  }
+}
+
+bool is_cancel_due(const FutureState& task) noexcept {
+  return (__atomic_load_n(&task.cancel_word, __ATOMIC_RELAXED) & word_due) != 0;
+}
+
+}  // namespace
+
 // A task of a group. `home`: the loop to which it is pinned, or for a floating one the worker that makes it.
 OURO_NOINLINE void schedule_in_group(LoopState& home, bool floats, FutureState& state, const TaskOptions& given) {
   TaskOptions options = given;
@@ -94,18 +120,16 @@ OURO_NOINLINE void schedule_in_group(LoopState& home, bool floats, FutureState& 
   if (!options.name.empty()) set_name(state, options.name);
   state.home = &home;
   state.leaf = const_cast<FrameHeader*>(&first_step);
-  state.set(flag_task);
   if (state.rare == 0) state.rare = std::uintptr_t{new_number(home)} << 1 | 1;
   count_record(home);
-  if (home.has_factory) apply_factory(home, state, options);
-  // From here on others may see it.
+  set_stage(state, 1 | own_ref, state.all_flags() | flag_task | flag_shared,
+            state.cancel_word | (floats ? unsigned{word_floating} : 0U));
+  // From here on others may see it. Until it is scheduled nobody else writes its flags or its leaf.
+  if (home.has_factory) apply_factory_in_group(home, state, options);
   Worker& counter = here && here->worker ? *here->worker : *home.worker;
   counter.made.add_release(1);
-  state.cancel_word = static_cast<std::uint16_t>(state.cancel_word | (floats ? word_floating : 0));
-  state.refs = (state.refs + 1) | own_ref;
-  state.set(flag_shared);
   const bool local = here == &home;
-  if ((options.eager_start || home.eager) && local && home.running && !state.has(flag_must_cancel)) {
+  if ((options.eager_start || home.eager) && local && home.running && !is_cancel_due(state)) {
     state.set(flag_started);
     FutureState* outer = home.current;
     FutureState* hop = std::exchange(home.hop, nullptr);

@@ -265,6 +265,60 @@ TEST_P(GroupsOfAnySize, TheDefaultExecutorIsAwaited) {
   EXPECT_TRUE(finished);
 }
 
+// The group has one default executor, whichever of its loops is asked.
+TEST_P(GroupsOfAnySize, TheDefaultExecutorIsShutDownThroughAnyLoop) {
+  const auto main = [](std::size_t of, std::size_t on) -> Coroutine<> {
+    std::atomic<bool> ran{false};
+    auto work = [&ran] {
+      for (int i = 0; i < 1000; ++i) std::this_thread::yield();
+      ran = true;
+    };
+    Future<> future = current_loop().run_in_executor(nullptr, work);
+    const std::vector<EventLoop*> loops = workers();
+    co_await loops[on]->create_task(shutdown_default_executor(*loops[of]));
+    EXPECT_TRUE(ran);
+    co_await future;
+    for (EventLoop* loop : loops) {
+      EXPECT_EQ(thrown_by([&] { loop->run_in_executor(nullptr, [] {}); }),
+                "RuntimeError: Executor shutdown has been called");
+    }
+  };
+  const std::size_t last = GetParam() - 1;
+  for (const std::size_t of : {std::size_t{0}, last}) {
+    for (const std::size_t on : {std::size_t{0}, last}) run([&] { return main(of, on); });
+  }
+}
+
+// Its threads do not end before the test says so.
+class LastingExecutor final : public Executor {
+ public:
+  void submit(Job& job) override { job.run(); }
+  void shutdown(bool wait, bool) override {
+    if (wait) go.wait(false);
+  }
+
+  std::atomic<bool> go{false};
+};
+
+TEST_P(GroupsOfAnySize, TheDefaultExecutorIsLeftToItselfAfterATimeout) {
+  const auto main = [](std::size_t of, bool floats) -> Coroutine<> {
+    const std::vector<EventLoop*> loops = workers();
+    auto lasting = std::make_shared<LastingExecutor>();
+    loops[of]->set_default_executor(lasting);
+    Coroutine<> shutdown = shutdown_default_executor(*loops[of], 1ms);
+    if (floats) {
+      co_await spawn(std::move(shutdown));
+    } else {
+      co_await loops.front()->create_task(std::move(shutdown));
+    }
+    EXPECT_THAT(Reports::take(), ElementsAre("The executor did not finish joining its threads within 1 ms."));
+    lasting->go = true;
+    lasting->go.notify_all();
+  };
+  const std::size_t last = GetParam() - 1;
+  for (int i = 0; i < 10; ++i) run([&] { return main(last, i % 2 == 0); });
+}
+
 TEST_P(GroupsOfAnySize, CallbacksAndTimersThatAreLeftAreDropped) {
   Ledger ledger;
   const auto main = [&]() -> Coroutine<> {

@@ -443,5 +443,74 @@ TEST_F(GroupTasks, ExecutorsReturnToWhoAsked) {
   run(main);
 }
 
+TEST_F(GroupTasks, WrappedFuturesReturnToWhoAsked) {
+  const auto main = []() -> Coroutine<> {
+    const auto ask = [](EventLoop* of) -> Coroutine<> {
+      const std::thread::id here = std::this_thread::get_id();
+      for (int i = 0; i < 100; ++i) {
+        const auto source = ConcurrentFuture<int>::create();
+        Future<int> future = wrap_future(source, *of);
+        Future<int> given_up = wrap_future(ConcurrentFuture<int>::create(), *of);
+        auto give = [source, i] { source.set_result(i); };
+        co_await to_thread(give);
+        EXPECT_EQ(co_await future, i);
+        EXPECT_EQ(std::this_thread::get_id(), here);
+        EXPECT_TRUE(given_up.cancel());
+      }
+    };
+    for (EventLoop* of : workers()) {
+      std::vector<Task<>> all;
+      for (EventLoop* home : workers()) all.push_back(home->create_task(ask(of)));
+      for (const Task<>& task : all) co_await task;
+    }
+  };
+  run(main);
+}
+
+// Runs jobs inside submit(), which lasts until the test says so.
+class SlowToSubmit final : public Executor {
+ public:
+  SlowToSubmit(std::atomic<bool>& inside, std::atomic<bool>& go, std::atomic<bool>& gone) noexcept
+      : inside_(inside), go_(go), gone_(gone) {}
+  ~SlowToSubmit() override { gone_ = true; }
+
+  void submit(Job& job) override {
+    inside_ = true;
+    while (!go_) std::this_thread::yield();
+    job.run();
+  }
+  void shutdown(bool, bool) override {}
+
+ private:
+  std::atomic<bool>& inside_;
+  std::atomic<bool>& go_;
+  std::atomic<bool>& gone_;
+};
+
+TEST_F(GroupTasks, ADefaultExecutorThatIsReplacedLivesUntilNobodySubmits) {
+  const auto main = []() -> Coroutine<> {
+    std::atomic<bool> inside{false};
+    std::atomic<bool> go{false};
+    std::atomic<bool> gone{false};
+    const std::vector<EventLoop*> loops = workers();
+    loops[3]->set_default_executor(std::make_shared<SlowToSubmit>(inside, go, gone));
+    const auto submit = [](EventLoop* loop) -> Coroutine<> {
+      EXPECT_EQ(co_await loop->run_in_executor(nullptr, [] { return 7; }), 7);
+    };
+    Task<> submitting = loops[1]->create_task(submit(loops[1]));
+    const auto replace = [&](EventLoop* loop) -> Coroutine<> {
+      co_await until([&] { return inside.load(); });
+      loop->set_default_executor(std::make_shared<ThreadPoolExecutor>(1));
+      EXPECT_FALSE(gone);
+      go = true;
+    };
+    Task<> replacing = loops[2]->create_task(replace(loops[2]));
+    co_await replacing;
+    co_await submitting;
+    EXPECT_TRUE(gone);
+  };
+  run(main);
+}
+
 }  // namespace
 }  // namespace ouro

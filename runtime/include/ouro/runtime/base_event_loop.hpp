@@ -244,8 +244,9 @@ class OURO_EXPORT BaseEventLoop {
                                                                                        Args&&... args) {
     using R = std::invoke_result_t<std::decay_t<F>, std::decay_t<Args>...>;
     check_open();
-    Executor& on = executor ? *executor : default_executor();
-    detail::LoopState& home = is_elsewhere() && detail::running_state() ? *detail::running_state() : *state_;
+    std::shared_ptr<Executor> keeper;
+    Executor& on = executor ? *executor : default_executor(keeper);
+    detail::LoopState& home = home_of_errands();
     Future<R> future(detail::PlainFuture<R>::make(home, std::source_location::current()));
     using LocalJob = detail::TypedLoopJob<R, std::decay_t<F>, std::decay_t<Args>...>;
     auto* job = new LocalJob(home, future.handle().state(), std::forward<F>(f), std::forward<Args>(args)...);
@@ -299,7 +300,12 @@ class OURO_EXPORT BaseEventLoop {
   // Lets run_* throw this at the loop's next look. The loop's thread.
   void interrupt_with(std::exception_ptr exception) noexcept;
   std::shared_ptr<Executor> take_default_executor() noexcept;
-  Executor& default_executor();
+  // Lives while nobody replaces it; in a group, where another worker may, while `keeper` does.
+  Executor& default_executor(std::shared_ptr<Executor>& keeper);
+  // Where what other threads do for the caller comes back to: here, or if another worker of the group asks, there.
+  detail::LoopState& home_of_errands() const noexcept {
+    return OURO_UNLIKELY(is_elsewhere()) && detail::running_state() ? *detail::running_state() : *state_;
+  }
 
  private:
   friend class TurnTest;

@@ -183,8 +183,13 @@ class CoroutinePromise final : public CoroutinePromiseBase<T> {
   CoroutinePromise(std::source_location where = std::source_location::current()) noexcept  // NOLINT: a default
       : CoroutinePromiseBase<T>(where) {}
 
+  void return_value(Number<T> value) noexcept
+    requires std::is_arithmetic_v<T>
+  {
+    this->emplace(value);
+  }
   template <class U = T>
-    requires std::constructible_from<typename FutureResult<T>::Constructed, U&&>
+    requires(std::constructible_from<typename FutureResult<T>::Constructed, U &&> && !ConvertedByGiver<T, U &&>)
   void return_value(U&& value) noexcept(std::is_nothrow_constructible_v<typename FutureResult<T>::Constructed, U&&>) {
     this->emplace(std::forward<U>(value));
   }

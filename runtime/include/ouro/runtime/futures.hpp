@@ -298,20 +298,16 @@ class Future : public AnyFuture {
 
   // Ends it with a value; the awaiters and callbacks become ready, in the order in which they came.
   // Throws: InvalidStateError if it is done; RuntimeError for a task, and when the loop is closed.
+  void set_result(detail::Number<T> value)
+    requires std::is_arithmetic_v<T>
+  {
+    end_with(value);
+  }
   template <class... U>
-    requires(std::is_void_v<T> ? sizeof...(U) == 0 : std::constructible_from<T, U && ...>)
+    requires((std::is_void_v<T> ? sizeof...(U) == 0 : std::constructible_from<T, U && ...>) &&
+             !detail::ConvertedByGiver<T, U && ...>)
   void set_result(U&&... value) {
-    detail::FutureState& state = handle_.state();
-    detail::check_settable(state, "set_result");
-    auto* result = static_cast<detail::FutureResult<T>*>(&state);
-    asm("" : "+r"(result));  // or g++ takes it for the size of a record without a result, and warns
-    try {
-      result->emplace(std::forward<U>(value)...);
-    } catch (...) {
-      detail::give_claim_back(state);
-      throw;
-    }
-    detail::settle(state);
+    end_with(std::forward<U>(value)...);
   }
 
   // Ends it with an exception.
@@ -357,6 +353,22 @@ class Future : public AnyFuture {
   detail::SharedFutureAwaiter<T> operator co_await() const& { return detail::SharedFutureAwaiter<T>(handle_); }
   // Gives the result itself: moved out if this is the last handle, else a copy.
   detail::OwnedFutureAwaiter<T> operator co_await() && { return detail::OwnedFutureAwaiter<T>(std::move(handle_)); }
+
+ private:
+  template <class... U>
+  void end_with(U&&... value) {
+    detail::FutureState& state = handle_.state();
+    detail::check_settable(state, "set_result");
+    auto* result = static_cast<detail::FutureResult<T>*>(&state);
+    asm("" : "+r"(result));  // or g++ takes it for the size of a record without a result, and warns
+    try {
+      result->emplace(std::forward<U>(value)...);
+    } catch (...) {
+      detail::give_claim_back(state);
+      throw;
+    }
+    detail::settle(state);
+  }
 };
 
 namespace detail {

@@ -241,7 +241,9 @@ class GeneratorPromise {
 OURO_TRANSFER_NAMESPACE {
 template <class T>
 class AsyncGeneratorPromise;
-}
+LoopState& close_asyncgens(LoopState& of);
+Future<> turn_of(LoopState& home);
+}  // namespace transfer
 }  // namespace detail
 
 OURO_TRANSFER_NAMESPACE {
@@ -298,19 +300,16 @@ class [[nodiscard("a generator runs only when it is asked for values")]] AsyncGe
   detail::AsyncGeneratorHandle generator_;
 };
 
-// Closes every asynchronous generator that has started on `loop` and has not ended, all at the same time. What their
-// clean-up throws goes to the loop's exception handler, and so does a generator that is running: it cannot be closed.
-// A generator that starts later is reported.
+// Closes every asynchronous generator that has started on `loop`, or on any loop of its group, and has not ended, all
+// at the same time. What their clean-up throws goes to the loop's exception handler, and so does a generator that is
+// running: it cannot be closed. A generator that starts later is reported.
 // If cancelled: generators that are not closed yet are closed by their own tasks, if the loop runs on.
 inline Coroutine<> shutdown_asyncgens(BaseEventLoop& loop) {
-  detail::LoopState& home = detail::state_of(loop);
   const detail::FutureState& task = detail::require_task("shutdown_asyncgens");
-  detail::begin_asyncgen_shutdown(home);
-  while (home.asyncgens) {
-    if (!detail::refuse_running(*home.asyncgens)) detail::close_in_task(*home.asyncgens);
-  }
-  while (detail::FutureState* counted = detail::closing_task(home)) {
-    const Future<> closed(*counted);
+  detail::LoopState& home = detail::close_asyncgens(detail::state_of(loop));
+  while (detail::any_asyncgen_closing(home)) {
+    detail::FutureState* counted = detail::closing_task(home);
+    const Future<> closed = counted ? Future<>(*counted) : detail::turn_of(home);
     const auto requests = task.cancel_requests();
     try {
       co_await closed;
@@ -376,11 +375,11 @@ class AsyncGeneratorPromise final : public AsyncGeneratorState {
 };
 
 // What a task of its own does with a generator that nobody wants any more.
-inline Coroutine<> close_abandoned(AsyncGeneratorHandle generator) {
-  LoopState& home = *generator.get()->loop;
-  const std::source_location created = generator.get()->created;
+inline Coroutine<> close_abandoned(AsyncGeneratorCloser closer) {
+  LoopState& home = *closer.get()->loop;
+  const std::source_location created = closer.get()->created;
   try {
-    co_await AsyncCloseAwaiter(generator);
+    co_await AsyncClosingAwaiter(closer);
   } catch (const CancelledError&) {
     throw;
   } catch (...) {
@@ -390,16 +389,31 @@ inline Coroutine<> close_abandoned(AsyncGeneratorHandle generator) {
 
 inline void close_in_task(AsyncGeneratorState& generator) noexcept {
   LoopState& home = *generator.loop;
+  const std::source_location created = generator.created;
+  Task<> task;
   try {
-    generator.finaliser = &generator;  // for abandon(), should the next line fail
-    Coroutine<> closing = close_abandoned(AsyncGeneratorHandle(generator));
-    generator.finaliser = closing.get();
-    generator.move_to(home.closing_asyncgens);
-    schedule(&home, std::move(closing), TaskOptions(), generator.created);
+    Coroutine<> closing = close_abandoned(AsyncGeneratorCloser(generator));
+    // In a group others would find a task that is being made.
+    if (!home.worker) generator.finaliser = closing.get();
+    task = schedule(&home, std::move(closing), TaskOptions(), created);
   } catch (...) {
-    generator.move_to(home.closing_asyncgens);  // so that shutdown_asyncgens does not try again and again
-    report_asyncgen_error(home, generator.created);
+    report_asyncgen_error(home, created);
   }
+  generator.let_go(task.handle().get());
+}
+
+// Each in a task. Gives the loop of these tasks.
+inline LoopState& close_asyncgens(LoopState& of) {
+  AsyncGeneratorShutdown shutdown(of);
+  while (AsyncGeneratorState* generator = shutdown.take()) close_in_task(*generator);
+  return shutdown.home();
+}
+
+inline Coroutine<> do_nothing() { co_return; }
+
+// Done when the tasks that are on their way to the loop have begun.
+inline Future<> turn_of(LoopState& home) {
+  return schedule(&home, do_nothing(), TaskOptions(), std::source_location::current());
 }
 
 }  // namespace transfer

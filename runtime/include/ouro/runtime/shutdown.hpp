@@ -22,7 +22,8 @@ namespace detail {
 // A thread that waits for an executor's threads, so that no loop has to. Dropped before it ended, it is left to itself.
 class ExecutorJoiner {
  public:
-  ExecutorJoiner(std::shared_ptr<Executor> executor, ConcurrentFuture<void> joined)
+  // `joined` becomes true when they have ended; who has no patience may make it false before.
+  ExecutorJoiner(std::shared_ptr<Executor> executor, ConcurrentFuture<bool> joined)
       : thread_([executor = std::move(executor), joined = std::move(joined)]() mutable {
           std::exception_ptr error;
           try {
@@ -32,7 +33,7 @@ class ExecutorJoiner {
             error = std::current_exception();
           }
           if (!joined.set_running_or_notify_cancel()) return;  // nobody waits any more
-          error ? joined.set_exception(error) : joined.set_result();
+          error ? joined.set_exception(error) : joined.set_result(true);
         }) {}
   ExecutorJoiner(const ExecutorJoiner&) = delete;
   ExecutorJoiner& operator=(const ExecutorJoiner&) = delete;
@@ -57,20 +58,25 @@ OURO_TRANSFER_NAMESPACE {
 inline Coroutine<> shutdown_default_executor(BaseEventLoop& loop, std::chrono::nanoseconds timeout = Duration::max()) {
   std::shared_ptr<Executor> executor = loop.take_default_executor();
   if (!executor) co_return;
-  ConcurrentFuture<void> joined = ConcurrentFuture<void>::create();
-  Future<void> done = wrap_future(joined, loop);
+  ConcurrentFuture<bool> joined = ConcurrentFuture<bool>::create();
+  Future<bool> done = wrap_future(joined, loop);
   detail::ExecutorJoiner joiner(executor, joined);
-  bool expired = false;
-  TimerHandle timer = loop.call_later(timeout, [&expired, done]() mutable { expired = done.cancel() || expired; });
+  // It may fire while another worker runs this coroutine: it touches `joined` alone.
+  TimerHandle timer = loop.call_later(timeout, [joined] {
+    if (joined.set_running_or_notify_cancel()) joined.set_result(false);
+  });
+  bool in_time = false;
   try {
-    co_await done;
+    in_time = co_await done;
+  } catch (...) {
+    timer.cancel();
+    throw;
+  }
+  if (in_time) {
     timer.cancel();
     joiner.join();
-  } catch (const CancelledError&) {
-    timer.cancel();
-    if (!expired) throw;
+    co_return;
   }
-  if (!expired) co_return;
   ExceptionContext context;
   context.message = "The executor did not finish joining its threads within " +
                     std::to_string(std::chrono::duration_cast<std::chrono::milliseconds>(timeout).count()) + " ms.";

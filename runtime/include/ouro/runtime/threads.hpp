@@ -163,8 +163,9 @@ template <class T>
 class FollowingErrand final : public Errand {
  public:
   static Future<T> start(BaseEventLoop& loop, ConcurrentFuture<T> source) {
-    Future<T> future = loop.create_future<T>();
-    auto* errand = new FollowingErrand(loop.state(), future.handle().state(), source);
+    LoopState& home = loop.home_of_errands();
+    Future<T> future(PlainFuture<T>::make(home, std::source_location::current()));
+    auto* errand = new FollowingErrand(home, future.handle().state(), source);
     errand->set_out();
     source.add_done_callback(Return(*errand));  // should that fail, the Return that dies brings the errand home
     return future;
@@ -240,7 +241,8 @@ auto run_coroutine_threadsafe(BaseEventLoop& loop, F&& f, Args&&... args) {
   return detail::start_remotely(loop, std::move(coroutine), where);
 }
 
-// A future of `loop` (the running one) that ends as the other one does; cancelling it cancels the other.
+// A future of `loop` (the running one, or another worker's of its group) that ends as the other one does; cancelling it
+// cancels the other.
 // Throws: RuntimeError without a running loop.
 template <class T>
 Future<T> wrap_future(ConcurrentFuture<T> future, BaseEventLoop& loop) {

@@ -136,7 +136,7 @@ OURO_INLINE inline bool give_to_slot(FutureResult<T>& child) noexcept {
   child.home->current = nullptr;  // as let_go()
   return true;
 }
-// A floating child that nobody has heard of. True: its frame is to go.
+// A floating child that nobody has heard of. True if its frame is to go.
 inline constexpr unsigned private_child =
     flag_task | flag_gathered | flag_started | flag_direct | flag_first_step | flag_shared;
 template <class T>
@@ -148,8 +148,7 @@ OURO_INLINE inline bool give_to_shared_slot(FutureResult<T>& child) noexcept {
     *slot = static_cast<T&&>(child.value());
   }
   if (OURO_UNLIKELY(held_meanwhile<T>(child))) return gather.shared_child_done(child);
-  gather.private_child_ended(child);
-  return true;
+  return OURO_LIKELY(gather.private_child_ended(child) != nullptr);
 }
 // flag_first_step: a child of a map. The runner looks. True if its frame is to go.
 template <class T>

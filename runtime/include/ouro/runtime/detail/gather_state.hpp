@@ -70,10 +70,11 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   // A private child becomes public.
   Listed list_shared(FutureState& child) noexcept;
   FutureState* parent_task() const noexcept { return parent; }
-  // A child ended, whose value has been stored. `child` was private until its end.
-  void private_child_ended(FutureState& child) noexcept;
-  // Does what the end of a child leads to: see LoopState::ended.
+  // A child ended, whose value has been stored. `child` was private until its end. nullptr: its frame is to stay.
+  LoopState* private_child_ended(FutureState& child) noexcept;
+  // Does what the end of a child leads to: see LoopState::ended. And for one that was sent here: src/elsewhere.cpp.
   static void finish_end(Worker& worker);
+  void child_left(Worker& worker) noexcept;
   // Runs what children and gathers leave to be run next, until nothing is left.
   static void run_hops(Worker& worker);
   std::string locked_cancel_message() noexcept;
@@ -212,7 +213,7 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   void count_down(Worker* worker, unsigned counts) noexcept;
   void finish_shared(Worker* worker) noexcept;
   void unlist_shared(FutureState& child) noexcept;
-  void leave_end(GatherShare* from) noexcept;
+  LoopState* leave_end(FutureState& child, GatherShare* from, bool goes) noexcept;
   FutureState* follow_child(GatherShare* from, Worker& worker);
   // Public children from place `from` on, a reference for each; `from` moves on.
   std::size_t collect_public(FutureState** found, std::size_t most, std::uint32_t& from) noexcept;

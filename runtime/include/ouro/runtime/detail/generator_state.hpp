@@ -8,10 +8,16 @@
 // frame is destroyed, by whomever: by the object, with a task that is destroyed while it waits for a piece, at the end.
 //
 // From its first piece until it ends it is in a list of its loop. Dropped between two pieces it must still run its
-// clean-up, which may await; so a task takes the frame over and closes it. A frame without an owner is the list's.
+// clean-up, which may await; so a task closes it. A frame without an owner is the list's.
+//
+// In a group the first loop has the lists, and the group's guard is held by whoever changes them, or `owner`, or looks
+// at both. Who has the object, on any worker, and the shutdown, on the first loop, agree by `phase`: a generator is
+// taken out of `idle` by an exchange, to give its next value or to be closed, and the other finds it taken. A frame
+// that is closed while somebody has the object stays his.
 #pragma once
 
 #include <coroutine>
+#include <cstdint>
 #include <exception>
 #include <memory>
 #include <optional>
@@ -20,6 +26,7 @@
 #include <utility>
 
 #include <ouro/runtime/config.hpp>
+#include <ouro/runtime/detail/atomic.hpp>
 #include <ouro/runtime/detail/core.hpp>
 #include <ouro/runtime/detail/result.hpp>
 #include <ouro/runtime/exceptions.hpp>
@@ -67,21 +74,36 @@ class YieldedCopy {
 // The promise of an asynchronous generator, but for what depends on the type of its values.
 class OURO_EXPORT AsyncGeneratorState : public FutureResult<void> {
  public:
-  LoopState* loop = nullptr;              // in whose list it is; nullptr before it starts and after the loop closed
-  AsyncGeneratorState** owner = nullptr;  // what points to it in the object that owns it; nullptr: the list owns it
-  FutureState* finaliser = nullptr;       // the task that took it over to close it
-  const void* value = nullptr;            // what it gave; nullptr while it runs, and when it has ended
-  bool running = false;                   // from next() or aclose() to the value or the end
-  bool closing = false;                   // GeneratorExit is due, or has been thrown
+  enum class Phase : std::uint8_t {
+    idle,     // waits at its start or at a co_yield
+    running,  // from next() or aclose() until what it gave has been taken, or the end
+    closing,  // a task closes it, or is about to
+    ended,    // closed by a task while somebody had the object
+  };
 
-  // It goes on, in `task`. Throws: RuntimeError if it runs already, or is in the list of another loop.
-  void enter(FutureState& in, const char* operation) {
-    if (OURO_UNLIKELY(running || loop != in.home)) enter_first(in, operation);
+  LoopState* loop = nullptr;               // in whose list it is; nullptr before it starts and after the loop closed
+  AsyncGeneratorState** owner = nullptr;   // what points to it in the object that owns it; nullptr: the list owns it
+  AsyncGeneratorState** closer = nullptr;  // what points to it in the task that is to close it, until that has begun
+  FutureState* finaliser = nullptr;        // that task; in a group once it is scheduled
+  const void* value = nullptr;             // what it gave; nullptr while it runs, and when it has ended
+  bool closing = false;                    // GeneratorExit is due, or has been thrown
+
+  // It goes on, in `task`. False: another task closes it, or has. Throws: RuntimeError if it runs already, or is in the
+  // list of another loop.
+  bool enter(FutureState& in, const char* operation) {
+    if (OURO_UNLIKELY(phase_.load(std::memory_order_relaxed) != Phase::idle || only_loop_ != in.home)) {
+      if (!enter_first(in, operation)) return false;
+    }
+    phase_.store(Phase::running, std::memory_order_relaxed);
     task = &in;
     value = nullptr;
-    running = true;
     set(flag_nested | flag_started);
+    return true;
   }
+  // What it gave has been taken.
+  void rest() noexcept { phase_.store(Phase::idle, std::memory_order_release); }  // pairs with the exchanges from idle
+  // It goes on to its end, in `task`, which closes it.
+  void enter_closing(FutureState& in) noexcept;
 
   // It has ended, or it has given a value when it should have ended: the frame is freed.
   // Throws: what the function threw; RuntimeError for such a value.
@@ -89,15 +111,19 @@ class OURO_EXPORT AsyncGeneratorState : public FutureResult<void> {
 
   // The frame gets another owner.
   void own(AsyncGeneratorState** new_owner) noexcept {
+    if (OURO_UNLIKELY(loop != nullptr)) return own_listed(new_owner);
     if (owner) *owner = nullptr;
     owner = new_owner;
   }
 
-  // Its owner goes. True: the loop shall close it; false: that is settled, and it may be gone.
+  // Its owner goes. True: it is to be closed, by close_in_task(); false: that is settled, and it may be gone.
   bool abandon() noexcept;
+  // The task that closes it has been made: its frame may go.
+  void let_go(FutureState* closing_task) noexcept;
+  // Who had `place`, a closer of `home`, does not close it after all: it is left to the next shutdown, or destroyed.
+  static void give_up_closing(LoopState& home, AsyncGeneratorState*& place) noexcept;
 
   void destroy() noexcept { std::coroutine_handle<>::from_address(frame()).destroy(); }
-  void move_to(AsyncGeneratorState*& list) noexcept;
 
  protected:
   explicit AsyncGeneratorState(std::source_location where) noexcept { initialise(*this, where); }
@@ -108,22 +134,44 @@ class OURO_EXPORT AsyncGeneratorState : public FutureResult<void> {
 
  private:
   friend void drop_asyncgens(LoopState& home) noexcept;
-  friend void begin_asyncgen_shutdown(LoopState& home) noexcept;
+  friend class AsyncGeneratorShutdown;
+  friend bool any_asyncgen_closing(LoopState& home) noexcept;
   friend FutureState* closing_task(LoopState& home) noexcept;
-  void enter_first(FutureState& in, const char* operation);
+  bool enter_first(FutureState& in, const char* operation);
+  void own_listed(AsyncGeneratorState** new_owner) noexcept;
+  bool leave_to_owner() noexcept;
+  bool take(Phase to) noexcept;
+  bool is_left() const noexcept;  // nobody closes it
+  void move_to(AsyncGeneratorState*& list) noexcept;
   void unlink() noexcept;
 
+  LoopState* only_loop_ = nullptr;        // `loop`, if that is not one of several
   AsyncGeneratorState** link_ = nullptr;  // what points to it in the list
   AsyncGeneratorState* older_ = nullptr;  // the next in the list
+  Atomic<Phase> phase_{Phase::idle};      // written by who has taken it out of `idle`
+  bool held_ = false;  // the task that closes it is being made, and may end before who makes it goes on
 };
 
-// Lists with the live generators those that should have been closed and were not: they ran, or the task was cancelled
-// before it began.
-OURO_EXPORT void begin_asyncgen_shutdown(LoopState& home) noexcept;
+// The generators that a shutdown is to close: those that had started when it began, and those that should have been
+// closed before and were not: they ran, or the task was cancelled before it began.
+class OURO_EXPORT AsyncGeneratorShutdown {
+ public:
+  explicit AsyncGeneratorShutdown(LoopState& of) noexcept;
+  ~AsyncGeneratorShutdown() { OURO_ASSERT(!left_); }
+  AsyncGeneratorShutdown(const AsyncGeneratorShutdown&) = delete;
 
-// At shutdown: true if it runs in some task and so cannot be closed, which is reported.
-OURO_EXPORT bool refuse_running(AsyncGeneratorState& generator) noexcept;
+  // One of them, for close_in_task(); nullptr: there is none left. Those that run in some task cannot be closed, which
+  // is reported.
+  AsyncGeneratorState* take() noexcept;
+  LoopState& home() const noexcept { return home_; }  // which has the lists
 
+ private:
+  LoopState& home_;
+  AsyncGeneratorState* left_ = nullptr;
+};
+
+// Whether one is being closed, or is about to.
+OURO_EXPORT bool any_asyncgen_closing(LoopState& home) noexcept;
 // A task that is closing a generator, with one reference for the caller; nullptr if there is none.
 OURO_EXPORT FutureState* closing_task(LoopState& home) noexcept;
 
@@ -135,7 +183,7 @@ OURO_EXPORT void report_asyncgen_error(LoopState& home, std::source_location cre
 
 OURO_TRANSFER_NAMESPACE {
 
-// Takes the generator from its owner and makes the task that closes it; a failure is reported.
+// Makes the task that closes it; a failure is reported.
 void close_in_task(AsyncGeneratorState& generator) noexcept;
 
 // Owns the frame of a generator until that ends, however it does.
@@ -143,13 +191,14 @@ class AsyncGeneratorHandle {
  public:
   AsyncGeneratorHandle() noexcept = default;
   explicit AsyncGeneratorHandle(AsyncGeneratorState& state) noexcept : state_(&state) { state_->own(&state_); }
-  AsyncGeneratorHandle(AsyncGeneratorHandle&& other) noexcept : state_(other.state_) {
+  // A vector that grows promises the compiler that nothing but `other` leads to what is moved from.
+  AsyncGeneratorHandle(AsyncGeneratorHandle&& other) noexcept : state_(std::exchange(other.state_, nullptr)) {
     if (state_) state_->own(&state_);
   }
   AsyncGeneratorHandle& operator=(AsyncGeneratorHandle&& other) noexcept {
     if (this == &other) return *this;
     reset();
-    state_ = other.state_;
+    state_ = std::exchange(other.state_, nullptr);
     if (state_) state_->own(&state_);
     return *this;
   }
@@ -169,18 +218,16 @@ class AsyncGeneratorHandle {
 // set: should the awaiting frame be destroyed then, the generator's must be before.
 class AsyncGeneratorAwaiter : public NestedAwaiter {
  public:
-  explicit AsyncGeneratorAwaiter(AsyncGeneratorHandle& generator) noexcept : generator_(&generator) {}
-  AsyncGeneratorAwaiter(AsyncGeneratorAwaiter&& other) noexcept : generator_(other.generator_) {}
+  AsyncGeneratorAwaiter() noexcept = default;
+  AsyncGeneratorAwaiter(AsyncGeneratorAwaiter&&) noexcept : NestedAwaiter() {}  // before the wait
   AsyncGeneratorAwaiter& operator=(AsyncGeneratorAwaiter&&) = delete;
   ~AsyncGeneratorAwaiter() {
     if (OURO_UNLIKELY(child)) leave()->destroy();
   }
 
  protected:
-  std::coroutine_handle<> enter(FutureState& task, std::coroutine_handle<> coroutine, std::source_location where,
-                                const char* operation) {
-    AsyncGeneratorState& generator = *generator_->get();
-    generator.enter(task, operation);
+  std::coroutine_handle<> begin(AsyncGeneratorState& generator, std::coroutine_handle<> coroutine,
+                                std::source_location where) noexcept {
     generator.awaiter = this;
     child = &generator;
     parent = coroutine;
@@ -188,41 +235,53 @@ class AsyncGeneratorAwaiter : public NestedAwaiter {
     return transfer(std::coroutine_handle<>::from_address(generator.frame()));
   }
   AsyncGeneratorState* leave() noexcept { return static_cast<AsyncGeneratorState*>(std::exchange(child, nullptr)); }
-
-  AsyncGeneratorHandle* generator_;
+  void finish(AsyncGeneratorState& generator) {
+    generator.task->leaf = parent.address();  // as CoroutineAwaiter does
+    generator.finish();
+  }
 };
 
 template <class T>
 class AsyncNextAwaiter : public AsyncGeneratorAwaiter {
  public:
-  using AsyncGeneratorAwaiter::AsyncGeneratorAwaiter;
+  explicit AsyncNextAwaiter(AsyncGeneratorHandle& generator) noexcept : generator_(&generator) {}
 
   bool await_ready() const noexcept { return generator_->get() == nullptr; }
 
   template <class Promise>
   std::coroutine_handle<> await_suspend(std::coroutine_handle<Promise> coroutine,
                                         std::source_location where = std::source_location::current()) {
-    return enter(task_of(coroutine, "anext()"), coroutine, where, "anext()");
+    AsyncGeneratorState& generator = *generator_->get();
+    if (OURO_UNLIKELY(!generator.enter(task_of(coroutine, "anext()"), "anext()"))) return transfer(coroutine);
+    return begin(generator, coroutine, where);
   }
 
   Maybe<T> await_resume() {
     AsyncGeneratorState* generator = leave();
     if (!generator) return {};
     if (!generator->value) {
-      generator->task->leaf = parent.address();  // as CoroutineAwaiter does
-      generator->finish();
+      finish(*generator);
       return {};
     }
+    struct Rest {
+      AsyncGeneratorState& generator;
+      ~Rest() {
+        std::optional<AsyncGeneratorHandle> dropped_meanwhile;
+        if (OURO_UNLIKELY(!generator.owner)) dropped_meanwhile.emplace(generator);
+        generator.rest();
+      }
+    } rest{*generator};
     using Place = std::remove_reference_t<T>*;
-    Maybe<T> result = take_yielded<T>(static_cast<Place>(const_cast<void*>(generator->value)));
-    if (OURO_UNLIKELY(!generator->owner)) AsyncGeneratorHandle dropped_meanwhile(*generator);
-    return result;
+    return take_yielded<T>(static_cast<Place>(const_cast<void*>(generator->value)));
   }
+
+ private:
+  AsyncGeneratorHandle* generator_;
 };
 
 class AsyncCloseAwaiter : public AsyncGeneratorAwaiter {
  public:
-  using AsyncGeneratorAwaiter::AsyncGeneratorAwaiter;
+  explicit AsyncCloseAwaiter(AsyncGeneratorHandle& generator) noexcept : generator_(&generator) {}
 
   bool await_ready() const noexcept {
     AsyncGeneratorState* generator = generator_->get();
@@ -234,22 +293,70 @@ class AsyncCloseAwaiter : public AsyncGeneratorAwaiter {
   template <class Promise>
   std::coroutine_handle<> await_suspend(std::coroutine_handle<Promise> coroutine,
                                         std::source_location where = std::source_location::current()) {
-    const auto next = enter(task_of(coroutine, "aclose()"), coroutine, where, "aclose()");
-    generator_->get()->closing = true;
-    return next;
+    AsyncGeneratorState& generator = *generator_->get();
+    if (OURO_UNLIKELY(!generator.enter(task_of(coroutine, "aclose()"), "aclose()"))) return transfer(coroutine);
+    generator.closing = true;
+    return begin(generator, coroutine, where);
   }
 
   void await_resume() {
-    if (AsyncGeneratorState* generator = leave()) {
-      generator->task->leaf = parent.address();
-      generator->finish();
-    }
+    if (AsyncGeneratorState* generator = leave()) finish(*generator);
   }
+
+ private:
+  AsyncGeneratorHandle* generator_;
+};
+
+// The duty to close a generator, until its task has begun.
+class AsyncGeneratorCloser {
+ public:
+  explicit AsyncGeneratorCloser(AsyncGeneratorState& state) noexcept : home_(state.loop), state_(&state) {
+    state_->closer = &state_;
+  }
+  AsyncGeneratorCloser(AsyncGeneratorCloser&& other) noexcept
+      : home_(std::exchange(other.home_, nullptr)), state_(std::exchange(other.state_, nullptr)) {
+    if (state_) state_->closer = &state_;
+  }
+  AsyncGeneratorCloser& operator=(AsyncGeneratorCloser&&) = delete;
+  ~AsyncGeneratorCloser() {
+    if (home_) AsyncGeneratorState::give_up_closing(*home_, state_);
+  }
+
+  AsyncGeneratorState* get() const noexcept { return state_; }
+  AsyncGeneratorState& take() noexcept {
+    home_ = nullptr;
+    state_->closer = nullptr;
+    return *std::exchange(state_, nullptr);
+  }
+
+ private:
+  LoopState* home_;             // nullptr: its duty is done
+  AsyncGeneratorState* state_;  // nullptr also if a shutdown took it over, or the generator is gone
+};
+
+class AsyncClosingAwaiter : public AsyncGeneratorAwaiter {
+ public:
+  explicit AsyncClosingAwaiter(AsyncGeneratorCloser& closer) noexcept : closer_(&closer) {}
+
+  bool await_ready() const noexcept { return false; }
+
+  template <class Promise>
+  std::coroutine_handle<> await_suspend(std::coroutine_handle<Promise> coroutine,
+                                        std::source_location where = std::source_location::current()) {
+    FutureState& in = task_of(coroutine, "aclose()");
+    AsyncGeneratorState& generator = closer_->take();
+    generator.enter_closing(in);
+    return begin(generator, coroutine, where);
+  }
+
+  void await_resume() { finish(*leave()); }
+
+ private:
+  AsyncGeneratorCloser* closer_;
 };
 
 // The generator gives way to who awaits it: with a value, or at its end.
 inline std::coroutine_handle<> give_way(AsyncGeneratorState& generator) noexcept {
-  generator.running = false;
   return transfer(generator.awaiter->parent);
 }
 

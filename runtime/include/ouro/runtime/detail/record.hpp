@@ -126,7 +126,10 @@ struct TaskLink {
 struct ChildPlace {
   std::uint32_t index;     // which result is its
   std::uint32_t position;  // where the gather's list of children names it, or `not_listed`
-  GatherShare* share;      // of a floating child: the share of the gather that it was started from
+  union {
+    GatherShare* share;     // of a floating child: the share of the gather that it was started from
+    GatherState* ended_in;  // of one that handles keep: its gather, until that has heard (src/elsewhere.cpp)
+  };
 };
 
 struct FutureState : ReadyNode {

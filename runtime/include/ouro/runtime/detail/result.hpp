@@ -126,6 +126,13 @@ struct IsCopyable<std::optional<T>> : IsCopyable<T> {};
 template <class T>
 inline constexpr bool is_copyable = IsCopyable<T>::value;
 
+// What is given for a T that is a number is converted by who gives it, as in `T x = value`: what a compiler has to say
+// about that, it says of his line.
+template <class T, class... Given>
+concept ConvertedByGiver = std::is_arithmetic_v<T> && sizeof...(Given) == 1 && (std::is_convertible_v<Given, T> && ...);
+template <class T>
+using Number = std::conditional_t<std::is_arithmetic_v<T>, T, Unit>;
+
 // A value whose alignment a coroutine frame cannot give lives in memory of its own.
 template <class T>
 struct Boxed {
