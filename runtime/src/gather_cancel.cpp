@@ -1,4 +1,5 @@
 // How a cancellation, or the first error, of a gather reaches its children: a walk over the gathers that stand below.
+// On one loop; in a group it is cancel_shared.cpp's.
 //
 // What is asked to end is each child; where that waits for a task, the task instead, and so on; and where the chain
 // ends at another gather, that one's children. Such gathers form a list, so that gathers in gathers need no stack,
@@ -100,7 +101,6 @@ class CancelWalk {
     if (child.done() || !child.has(flag_task) || find_ring(child)) return nullptr;
     FutureState* last = &child;
     while (FutureState* next = awaited_by(*last)) last = next;
-    if (last->has(flag_shared) && (last->floating() || last->home != running_loop)) return nullptr;
     GatherState* end = last->has(flag_task) && last->waiting_on ? GatherState::from(*last->waiting_on) : nullptr;
     if (!end || end->walked != GatherState::Walked::done) return nullptr;
     for (GatherState* step = &gather; step; step = step->came_from) {
@@ -151,6 +151,10 @@ class CancelWalk {
 };
 
 bool GatherState::cancel_children(const std::string& message, bool also_futures) noexcept {
+  if (OURO_UNLIKELY(home->worker != nullptr)) {
+    cancel_children_in_group(also_futures);
+    return true;
+  }
   if (walked != Walked::no) return true;  // a walk has met it
   if (home->cancel_walk && !also_futures) {
     // It fails because of what a walk cancels: its turn comes.
