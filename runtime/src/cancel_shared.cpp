@@ -209,7 +209,7 @@ class SharedCancel {
 
   OURO_NOINLINE void search_suspects() noexcept {
     if (!outer_) {
-      search_rings(scope_, group_, suspects_, nullptr, message_);
+      search_rings(&scope_, &group_, suspects_, nullptr, message_);
     } else {
       for (GatherState* gather : suspects_) {
         if (!gather->shared || outer_->scope_.hold(*gather)) outer_->suspect(*gather);
@@ -340,7 +340,7 @@ class SharedCancel {
       heard = (lock.word() & word_due) == 0;
       lock.clear(word_due);
     }
-    if (OURO_UNLIKELY(heard)) return search_rings(scope_, group_, suspects_, &task, message_);
+    if (OURO_UNLIKELY(heard)) return search_rings(&scope_, &group_, suspects_, &task, message_);
     FutureHandle at = cancel_pinned(task, in_ring);
     if (at.get()) cancel_chain(*at.get(), trail);
     walk();

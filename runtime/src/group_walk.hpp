@@ -78,8 +78,9 @@ void send(LoopState& home, F f) noexcept {
 void leave_ring(FutureState& task) noexcept;
 
 // Looks for rings of waits that can be reached from these gathers, whose parents float or are this loop's, and from
-// this task of this loop, if there is one; and breaks them. `walk` is the one that goes on.
-void search_rings(GroupWalk& walk, WorkerGroup& group, const std::vector<GatherState*>& gathers, FutureState* task,
+// this task of this loop, if there is one; and breaks them. In a group `walk` is the one that goes on; on a single loop
+// there is neither.
+void search_rings(GroupWalk* walk, WorkerGroup* group, const std::vector<GatherState*>& gathers, FutureState* task,
                   const std::string& message) noexcept;
 
 }  // namespace ouro::detail

@@ -1,15 +1,15 @@
-// Rings of waits in a group that go through gathers: tasks each of which ends only after the next.
+// Rings of waits that go through gathers: tasks each of which ends only after the next. On one loop and in a group.
 //
-// A search begins where a cancellation has come round (cancel_shared.cpp), and looks at what waits for what below; it
+// A search begins where a cancellation has come round (gather_cancel.cpp, cancel_shared.cpp), and looks at what waits for what below; it
 // cancels nothing. What it goes from and to are tasks that are in no gather, which alone can be awaited: such a task is
 // looked at together with the children of its gather, and theirs, which all float as it does, or are all pinned to its
 // loop. So they are looked at in one go: floating ones anywhere, pinned ones on their thread, to which a message goes.
 // What it has seen is a graph: from each task to those for which it or somebody inside it waits. All of it, as all that
-// a search does, is under WorkerGroup::cancelling.
+// a search does, is under WorkerGroup::cancelling; on a single loop it is done at once.
 //
 // A wait that would close a ring in the graph does not come into it, but is broken there and then, by the thread that
 // may: the task stops awaiting, or the gather lets go of the future, as if it were over, and ends as one that was
-// cancelled. Children that a gather owns are inside, so every wait in the graph can be broken.
+// cancelled, if nothing else ends it. Children that a gather owns are inside, so every wait in the graph can be broken.
 //
 // Why no ring is left. A ring of tasks that wait for each other stands still until one of these waits is broken. A
 // search that comes to one of its tasks comes to the next, for each task is looked at once it is known; so it looks at
@@ -39,14 +39,14 @@ namespace ouro::detail {
 
 class RingSearch : public std::enable_shared_from_this<RingSearch> {
  public:
-  RingSearch(WorkerGroup& group, const std::string& message) : group_(group), message_(message) {
+  RingSearch(WorkerGroup* group, const std::string& message) : group_(group), message_(message) {
     nodes_.emplace_back();  // where it begins, for which nobody waits
   }
   RingSearch(const RingSearch&) = delete;
   ~RingSearch() = default;
 
-  void begin(GroupWalk& walk, const std::vector<GatherState*>& gathers, FutureState* task) {
-    walk_ = &walk;
+  void begin(GroupWalk* walk, const std::vector<GatherState*>& gathers, FutureState* task) {
+    walk_ = walk;
     inside_ = gathers;
     try {
       if (task) look_at(*task, 0);
@@ -72,8 +72,8 @@ class RingSearch : public std::enable_shared_from_this<RingSearch> {
 
   // On the thread of a pinned task that is to be looked at.
   void arrive(std::uint32_t at) noexcept {
-    GroupWalk walk(group_);
-    if (OURO_UNLIKELY(group_.ending || given_up_)) return;
+    GroupWalk walk(*group_);
+    if (OURO_UNLIKELY(group_->ending || given_up_)) return;
     walk_ = &walk;
     try {
       look_at(*nodes_[at].task.get(), at);
@@ -89,7 +89,7 @@ class RingSearch : public std::enable_shared_from_this<RingSearch> {
     while (next_ < nodes_.size()) {
       const std::uint32_t at = next_++;
       FutureState& task = *nodes_[at].task.get();
-      if (task.floating() || task.home == running_loop) {
+      if (!group_ || task.floating() || task.home == running_loop) {
         look_at(task, at);
         look_inside(at);
       } else {
@@ -182,8 +182,8 @@ class RingSearch : public std::enable_shared_from_this<RingSearch> {
   void stop_awaiting(FutureState& task, FutureState& awaited) noexcept {
     if (!task.floating()) {
       {
-        RecordLock lock(task);
-        lock.count_request();
+        MaybeLock lock(task);
+        count_request(task);
         remember_message(task, message_);
       }
       if (!task.waiting_on->cancel(task, message_)) owe_cancel(task);
@@ -201,17 +201,17 @@ class RingSearch : public std::enable_shared_from_this<RingSearch> {
 
   void let_go(GatherState& gather, GatherNode& node) noexcept {
     if (gather.shared) {
-      gather.begin_abort(nullptr, true, message_);
+      if (!gather.stop_requested()) gather.begin_abort(nullptr, true, message_);
       gather.let_go_of(node);
       return;
     }
-    gather.begin_cancel(message_);
+    if (!gather.aborting) gather.begin_cancel(message_);
     gather.let_go_of(node);
     if (gather.pending == 0) return gather.finish();
     if (OURO_UNLIKELY(gather.starved)) gather.refill();
   }
 
-  WorkerGroup& group_;
+  WorkerGroup* const group_;
   const std::string message_;
   GroupWalk* walk_ = nullptr;  // the one that goes on
   std::vector<Node> nodes_;
@@ -224,7 +224,7 @@ class RingSearch : public std::enable_shared_from_this<RingSearch> {
   bool given_up_ = false;  // there was no memory
 };
 
-void search_rings(GroupWalk& walk, WorkerGroup& group, const std::vector<GatherState*>& gathers, FutureState* task,
+void search_rings(GroupWalk* walk, WorkerGroup* group, const std::vector<GatherState*>& gathers, FutureState* task,
                   const std::string& message) noexcept {
   try {
     std::make_shared<RingSearch>(group, message)->begin(walk, gathers, task);

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstddef>
 #include <memory>
+#include <random>
 #include <string>
 #include <utility>
 #include <vector>
@@ -19,6 +20,7 @@ namespace {
 using namespace std::chrono_literals;
 using test::GroupsOfAnySize;
 using test::Ledger;
+using test::meet;
 using test::until;
 
 // How a task waits for others: for each of them by itself, for a gather of them, for a gather of coroutines that await
@@ -154,24 +156,24 @@ class Web {
 
 class GroupRings : public GroupsOfAnySize {
  protected:
-  // Cancels one task of the ring, from two loops or from a floating task.
+  // Cancels one task of the ring, from a loop or from a floating task, each in its turn.
   static void cancel_ring(std::size_t length, const std::vector<Way>& ways, Place place) {
     SCOPED_TRACE("place " + std::to_string(static_cast<int>(place)) + ", length " + std::to_string(length));
+    static std::size_t turn = 0;
+    const std::size_t from = turn++ % 5;
     run([&]() -> Coroutine<> {
       const auto cancel = [](AnyTask task) -> Coroutine<bool> { co_return task.cancel("ring"); };
       const std::vector<EventLoop*> loops = workers();
-      for (std::size_t from = 0; from <= loops.size() && from <= 2; ++from) {
-        Web web(Web::ring(length, ways, place));
-        co_await web.begin(from % 2 == 0);
-        AnyTask victim = web[from % length];
-        const bool asked = from < loops.size() && from < 2 ? co_await loops[from]->create_task(cancel(victim))
-                                                           : co_await spawn(cancel(victim));
-        EXPECT_TRUE(asked);
-        co_await web.all_below_are_cancelled(from % length);
-        web.forget();
-        EXPECT_EQ(web.ledger.finished(), 0);
-        EXPECT_EQ(web.ledger.open(), 0);
-      }
+      Web web(Web::ring(length, ways, place));
+      co_await web.begin(from % 2 == 0);
+      AnyTask victim = web[from % length];
+      const bool asked =
+          from < 3 ? co_await loops[from % loops.size()]->create_task(cancel(victim)) : co_await spawn(cancel(victim));
+      EXPECT_TRUE(asked);
+      co_await web.all_below_are_cancelled(from % length);
+      web.forget();
+      EXPECT_EQ(web.ledger.finished(), 0);
+      EXPECT_EQ(web.ledger.open(), 0);
     });
   }
 
@@ -184,6 +186,20 @@ class GroupRings : public GroupsOfAnySize {
     }
     EXPECT_EQ(web.ledger.open(), 0);
     EXPECT_EQ(web.ledger.finished(), 0);
+  }
+
+  static std::vector<Web::Member> random_web(std::minstd_rand& random, std::size_t size, bool ways_that_await) {
+    std::vector<Web::Member> members(size);
+    for (std::size_t i = 0; i < size; ++i) {
+      const std::size_t wanted = random() % 4;
+      for (std::size_t n = 0; n < wanted; ++n) {
+        const std::size_t other = random() % size;
+        if (other != i) members[i].others.push_back(other);
+      }
+      members[i].way = all_ways[ways_that_await ? random() % 4 : 1 + random() % 3];
+      members[i].home = static_cast<std::ptrdiff_t>(random() % 5) - 1;
+    }
+    return members;
   }
 };
 INSTANTIATE_TEST_SUITE_P(Workers, GroupRings, testing::Values(1U, 2U, 4U, 16U));
@@ -265,6 +281,57 @@ TEST_P(GroupRings, BesideEachOther) {
       co_await web.end_of(0);
       co_await web.cancel_all();
     });
+  }
+}
+
+// Each of two cancellations comes to both tasks of a ring, and may find that the other one has been there.
+TEST_P(GroupRings, CancelledFromTwoSidesAtOnce) {
+  run([]() -> Coroutine<> {
+    for (int round = 0; round < 50; ++round) {
+      Web web({{{2, 3}, Way::gather, -1}, {{2, 3}, Way::gather, -1}, {{3}, Way::gather, 0}, {{2}, Way::gather, 1}});
+      co_await web.begin(true);
+      std::atomic<int> arrived{0};
+      const auto cancel = [&](std::size_t i) -> Coroutine<> {
+        if (workers().size() > 1) meet(arrived, 2);
+        web[i].cancel();
+        co_return;
+      };
+      const std::vector<EventLoop*> loops = workers();
+      Task<> one = loops.front()->create_task(cancel(0));
+      Task<> other = loops.back()->create_task(cancel(1));
+      co_await one;
+      co_await other;
+      co_await web.all_below_are_cancelled(0);
+      co_await web.all_below_are_cancelled(1);
+      web.forget();
+    }
+  });
+}
+
+// Whatever waits for whatever: who is cancelled ends. (Not all below need do: a gather of which one task has ended lets
+// go of the others, and a cancellation may come after that.)
+TEST_P(GroupRings, InAnyWeb) {
+  std::minstd_rand random(1);
+  for (int round = 0; round < 30; ++round) {
+    const std::vector<Web::Member> members = random_web(random, 2 + random() % 20, false);
+    const std::size_t first = random() % members.size();
+    const std::size_t second = random() % members.size();
+    run([&]() -> Coroutine<> {
+      Web web(members);
+      const auto cancel = [](AnyTask task) -> Coroutine<> {
+        task.cancel();
+        co_return;
+      };
+      co_await web.begin(true);
+      const std::vector<EventLoop*> loops = workers();
+      Task<> one = loops[random() % loops.size()]->create_task(cancel(web[first]));
+      web[second].cancel();
+      co_await one;
+      co_await web.end_of(first);
+      co_await web.end_of(second);
+      co_await web.cancel_all();
+    });
+    leave(random_web(random, 2 + random() % 20, true));
   }
 }
 

@@ -316,7 +316,6 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   std::exception_ptr first_error;
   Trouble* trouble = nullptr;
   GatherState* next_walked;
-  GatherState* came_from;
   std::uint64_t swept;          // in a group: the number of the request that has walked over it last
   GatherNode* nodes = nullptr;  // beside children, or nullptr if all are owned
   std::uint32_t listed;         // of entries in `children`
