@@ -1,11 +1,11 @@
 // Rings of waits that go through gathers: tasks each of which ends only after the next. On one loop and in a group.
 //
-// A search begins where a cancellation has come round (gather_cancel.cpp, cancel_shared.cpp), and looks at what waits for what below; it
-// cancels nothing. What it goes from and to are tasks that are in no gather, which alone can be awaited: such a task is
-// looked at together with the children of its gather, and theirs, which all float as it does, or are all pinned to its
-// loop. So they are looked at in one go: floating ones anywhere, pinned ones on their thread, to which a message goes.
-// What it has seen is a graph: from each task to those for which it or somebody inside it waits. All of it, as all that
-// a search does, is under WorkerGroup::cancelling; on a single loop it is done at once.
+// A search begins where a cancellation has come round (gather_cancel.cpp, cancel_shared.cpp), and looks at what waits
+// for what below; it cancels nothing. What it goes from and to are tasks that are in no gather, which alone can be
+// awaited: such a task is looked at together with the children of its gather, and theirs, which all float as it does,
+// or are all pinned to its loop. So they are looked at in one go: floating ones anywhere, pinned ones on their thread,
+// to which a message goes. What it has seen is a graph: from each task to those for which it or somebody inside it
+// waits. All of it, as all that a search does, is under WorkerGroup::cancelling; on a single loop it is done at once.
 //
 // A wait that would close a ring in the graph does not come into it, but is broken there and then, by the thread that
 // may: the task stops awaiting, or the gather lets go of the future, as if it were over, and ends as one that was
