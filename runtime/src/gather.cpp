@@ -238,14 +238,14 @@ bool GatherState::cancel_all(const std::string& message) noexcept {
 void GatherState::let_go_of_futures() noexcept {
   if (!nodes) return;
   for (std::uint32_t i = 0; i < count; ++i) {
-    if (nodes[i].linked) let_go_of(nodes[i]);
+    if (is_linked(nodes[i])) let_go_of(nodes[i]);
   }
 }
 
 void GatherState::let_go_of(GatherNode& node) noexcept {
   if (OURO_UNLIKELY(node.future->has(flag_shared))) {
     if (!unlink_shared_waiter(*node.future, node)) return;  // it is done, and about to tell
-    node.linked = false;
+    set_linked(node, false);
     if (shared) return unpin();
   } else {
     node.linked = false;
@@ -268,7 +268,7 @@ void GatherState::notified(Waiter& waiter, FutureState& done) noexcept {
   if (OURO_UNLIKELY(done.has(flag_shared))) {
     if (gather.home->worker->group.ending) return;
     if (gather.shared) {
-      node.linked = false;
+      set_linked(node, false);
       gather.future_done(node);
     } else if (running_loop == gather.home) {
       node.linked = false;

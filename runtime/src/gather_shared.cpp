@@ -47,7 +47,7 @@ void GatherState::start_shared(FutureState& task, void* frame, std::source_locat
   }
   if (OURO_UNLIKELY(task.has(flag_must_cancel))) {
     task.clear(flag_must_cancel);
-    cancel_children_shared();
+    cancel_children_in_group(true);
   }
   if (nodes) link_futures();
   worker.state.current = nullptr;
@@ -77,10 +77,10 @@ void GatherState::link_futures() noexcept {
     node.gather = this;
     node.index = i;
     node.notify = &notified;
-    node.linked = true;
+    set_linked(node, true);
     add_count(pending, 1);
     if (!link_shared_waiter(*node.future, node)) {
-      node.linked = false;
+      set_linked(node, false);
       future_done(node);
     }
   }

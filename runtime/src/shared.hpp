@@ -101,6 +101,11 @@ inline bool is_private(const FutureState& task) noexcept {
   return (task.all_flags() & (flag_first_step | flag_shared)) == (flag_first_step | flag_shared);
 }
 
+// Whether the node is in its future's list of waiters. Whoever tells it, or takes it out, may be another thread than
+// those that look: only under the future's lock is it certain.
+inline bool is_linked(const GatherNode& node) noexcept { return __atomic_load_n(&node.linked, __ATOMIC_RELAXED); }
+inline void set_linked(GatherNode& node, bool now) noexcept { __atomic_store_n(&node.linked, now, __ATOMIC_RELAXED); }
+
 // The tasks of the group that can be found, and the children of their gathers, behind their parents.
 std::vector<FutureHandle> all_shared_tasks(WorkerGroup& group);
 // Something else than the library resumed the floating task by hand, here: this is its worker now.
