@@ -79,7 +79,7 @@ FutureState* find_shared_ring(FutureState& first) noexcept {
 
 class SharedCancel {
  public:
-  SharedCancel(WorkerGroup& group, const std::string& message) noexcept : group_(group), message_(message) {
+  SharedCancel(WorkerGroup& group, const std::string& message) noexcept : group_(group), message_(kept(message)) {
     group.cancelling.lock();
     outer_ = std::exchange(group.walk, this);
     later_.emplace();
@@ -117,6 +117,15 @@ class SharedCancel {
   }
 
  private:
+  // Without memory the message is lost, and the cancellation is not.
+  static std::string kept(const std::string& message) noexcept {
+    try {
+      return message;
+    } catch (...) {
+      return {};
+    }
+  }
+
   // False if it is over.
   bool enlist(GatherState& gather, GatherState::Walked how) noexcept {
     if (gather.walked != GatherState::Walked::no) {
