@@ -119,7 +119,7 @@ class SharedCancel {
  public:
   // `sweep`: the number of the request of which this is a part; 0 for a new one.
   SharedCancel(WorkerGroup& group, const std::string& message, std::uint64_t sweep = 0) noexcept
-      : group_(group), scope_(group), message_(message) {
+      : group_(group), scope_(group), message_(kept(message)) {
     outer_ = std::exchange(group.walk, this);
     if (sweep != 0) {
       sweep_ = sweep;
@@ -156,6 +156,15 @@ class SharedCancel {
   }
 
  private:
+  // Without memory the message is lost, and the cancellation is not.
+  static std::string kept(const std::string& message) noexcept {
+    try {
+      return message;
+    } catch (...) {
+      return {};
+    }
+  }
+
   // False if it is over.
   bool enlist(GatherState& gather, GatherState::Walked how) noexcept {
     using Walked = GatherState::Walked;
