@@ -166,7 +166,7 @@ void ForkState::join_later(FutureState& task, void* frame, std::source_location 
   begin_shared_wait(task, *this);
   if (OURO_UNLIKELY(task.has(flag_must_cancel))) {
     task.clear(flag_must_cancel);
-    cancel_children_shared();
+    cancel_children_in_group(true);
   }
   worker.state.current = nullptr;
   if (subtract_count(pending, far - taken_) == 0) finish_shared(&worker);

@@ -58,6 +58,12 @@ ouro::Coroutine<> coroutines_and_tasks() {
   std::vector<int> numbers{1, 2, 3};
   results = co_await ouro::map(f, numbers, {.limit = 2});
   check(results == numbers, "map");
+  ouro::ForkScope scope;
+  int forked = 0, called = 0;
+  co_await scope.fork(forked, f(1));
+  co_await scope.call(called, f(2));
+  co_await scope.join();
+  check(forked == 1 && called == 2, "ForkScope");
   check(co_await ouro::ensure_future(f(8)) == 8, "ensure_future");
 }
 
