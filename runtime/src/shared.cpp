@@ -1,8 +1,6 @@
 // Records of a group: waiting, waking, completing, references. The rules are in shared.hpp.
 #include "shared.hpp"
 
-#include <sched.h>
-
 #include <ouro/runtime/base_event_loop.hpp>
 #include <ouro/runtime/futures.hpp>
 
@@ -11,18 +9,6 @@
 #include "worker.hpp"
 
 namespace ouro::detail {
-
-void wait_for_lock(std::uint32_t attempt) noexcept {
-  if (attempt % 64 == 63) {
-    ::sched_yield();
-    return;
-  }
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
 
 // What another thread left in the record becomes its own.
 void take_belongings(FutureState& state) noexcept {

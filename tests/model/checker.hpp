@@ -13,6 +13,9 @@
 // of decisions so far. To leave a thread that could have gone on is a preemption, and there are at most as many as the
 // bound says (Musuvathi and Qadeer, "Iterative context bounding", PLDI 2007, doi 10.1145/1250734.1250785).
 //
+// Which operations can be in conflict, over the same atomic with no order between them, is found out on the way: before
+// any other there is no preemption, for none would have an effect that one before the next conflict has not.
+//
 // What has been executed is a graph: for each thread the sequence of its operations and of the stores that they read,
 // for each location its modification order. The rest of the execution depends on nothing else, so one that arrives at
 // a graph where another has been, with the same thread at work and no more preemptions left, ends there. Graphs are
@@ -54,8 +57,9 @@ struct Options {
   unsigned steps_max = 4000;  // in one execution; more count as spinning for ever
   std::uint64_t executions_max = 3'000'000;
   bool leaks = true;
-  bool warm_up = true;  // a first execution, for function-local statics, with memory of the C library
-  bool cut_off = true;  // executions that arrive where another has been
+  bool warm_up = true;         // a first execution, for function-local statics, with memory of the C library
+  bool cut_off = true;         // executions that arrive where another has been
+  bool only_contested = true;  // threads are preempted before operations in conflict with another one's, and no others
   // One change of the program; nullptr: none. Its place is found among `sites`, those of a run without it.
   const Mutation* mutation = nullptr;
   const std::vector<Site>* sites = nullptr;

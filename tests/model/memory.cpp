@@ -36,22 +36,22 @@ void Memory::reset(unsigned stale) noexcept {
   totals_.clear();
 }
 
-Location& Memory::at(const void* address, std::uint64_t initial) {
+Location* Memory::find(const void* address) noexcept {
   const auto key = reinterpret_cast<std::uintptr_t>(address);
   std::size_t slot = static_cast<std::size_t>(mix(key, 1)) & (table_.size() - 1);
-  while (table_[slot].generation == generation_) {
-    if (table_[slot].address == key) return locations_[table_[slot].index];
-    slot = (slot + 1) & (table_.size() - 1);
+  for (; table_[slot].generation == generation_; slot = (slot + 1) & (table_.size() - 1)) {
+    if (table_[slot].address == key) return &locations_[table_[slot].index];
   }
-  if (used_ > table_.size() / 2) give_up("more than 512 atomics in one execution");
-  if (used_ == locations_.size()) {
-    locations_.reserve(table_.size());  // references stay good
-    locations_.emplace_back();
-  }
-  table_[slot] = Slot{key, generation_, static_cast<std::uint32_t>(used_)};
-  Location& made = locations_[used_++];
-  made.address_ = key;
+  return nullptr;
+}
+
+// From here on the location holds `initial`, and has since the beginning of time.
+void Memory::begin(Location& made, std::uint64_t initial) noexcept {
+  hash_ -= made.hash_;
   made.hash_ = 0;
+  made.overwritten_ = false;
+  made.read_.fill(0);
+  made.wrote_.fill(0);
   made.stores_.clear();
   made.order_.clear();
   for (auto& seen : made.seen_) seen.clear();
@@ -61,24 +61,41 @@ Location& Memory::at(const void* address, std::uint64_t initial) {
   made.accesses_.clear();
   made.stores_.push_back({initial, Stamp{0, 0}, VectorClock(), false, 0});
   made.order_.push_back(0);
+}
+
+Location& Memory::at(const void* address, std::uint64_t initial) {
+  if (Location* found = find(address)) {
+    if (found->overwritten_) begin(*found, initial);
+    return *found;
+  }
+  const auto key = reinterpret_cast<std::uintptr_t>(address);
+  std::size_t slot = static_cast<std::size_t>(mix(key, 1)) & (table_.size() - 1);
+  while (table_[slot].generation == generation_) slot = (slot + 1) & (table_.size() - 1);
+  if (used_ > table_.size() / 2) give_up("more than 512 atomics in one execution");
+  if (used_ == locations_.size()) {
+    locations_.reserve(table_.size());  // references stay good
+    locations_.emplace_back();
+  }
+  table_[slot] = Slot{key, generation_, static_cast<std::uint32_t>(used_)};
+  Location& made = locations_[used_++];
+  made.address_ = key;
+  made.hash_ = 0;
+  begin(made, initial);
   return made;
 }
 
-void Memory::begin(const void* address, std::uint64_t initial, unsigned thread, const View& view) {
-  Location& made = at(address, initial);
-  const Stamp by{thread, view.known[thread]};
-  hash_ -= made.hash_;
-  made.hash_ = 0;
-  made.stores_.clear();
-  made.order_.clear();
-  for (auto& seen : made.seen_) seen.clear();
-  made.looked_at_.fill(false);
-  made.old_read_.fill(0);
-  made.caught_up_.fill(0);
-  made.accesses_.clear();
-  made.stores_.push_back({initial, by, VectorClock(), false, 0});
-  made.order_.push_back(0);
-  made.seen_[thread].push_back({by.tick, 0});
+void Memory::forget(const void* address) noexcept {
+  if (Location* found = find(address)) found->overwrite();
+}
+
+bool Location::conflicts(unsigned thread, const VectorClock& known, bool writes) noexcept {
+  bool found = false;
+  for (unsigned other = 0; other < threads_max; ++other) {
+    if (other == thread) continue;
+    found = found || wrote_[other] > known[other] || (writes && read_[other] > known[other]);
+  }
+  (writes ? wrote_ : read_)[thread] = known[thread];
+  return found;
 }
 
 // The place of the oldest store that the thread may still read, knowing `known`.
