@@ -148,8 +148,13 @@ bool claim(FutureState& future) noexcept {
 }
 
 void unclaim(FutureState& future) noexcept {
-  RecordLock lock(future);
-  future.clear(flag_started);
+  {
+    RecordLock lock(future);
+    if (OURO_LIKELY((lock.word() & word_due) == 0)) return future.clear(flag_started);
+  }
+  // A task that waits for it was cancelled meanwhile.
+  future.set_outcome(outcome_cancelled);
+  settle_shared(future);
 }
 
 namespace {

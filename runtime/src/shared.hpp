@@ -109,6 +109,7 @@ void move_here(FutureState& task) noexcept;
 void make_ready(FutureState& task) noexcept;
 // False if somebody completes or has completed it. Else nobody else will, until settle_shared().
 bool claim(FutureState& future) noexcept;
+// It is not completed after all; or it is cancelled, if a cancellation came meanwhile.
 void unclaim(FutureState& future) noexcept;
 void settle_shared(FutureState& state) noexcept;
 // As complete(): true if the frame is to go.
