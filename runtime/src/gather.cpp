@@ -238,15 +238,15 @@ bool GatherState::cancel_all(const std::string& message) noexcept {
 void GatherState::let_go_of_futures() noexcept {
   if (!nodes) return;
   for (std::uint32_t i = 0; i < count; ++i) {
-    if (nodes[i].linked) let_go_of(nodes[i]);
+    if (shared ? nodes[i].future != nullptr : nodes[i].linked) let_go_of(nodes[i]);
   }
 }
 
 void GatherState::let_go_of(GatherNode& node) noexcept {
-  if (OURO_UNLIKELY(node.future->has(flag_shared))) {
-    if (!unlink_shared_waiter(*node.future, node)) return;  // it is done, and about to tell
-    node.linked = false;
+  if (OURO_UNLIKELY(shared || node.future->has(flag_shared))) {
+    if (!unlink_shared_waiter(*node.future, node)) return;  // it is done, and about to tell; or not linked
     if (shared) return unpin();
+    node.linked = false;
   } else {
     node.linked = false;
     unlink_waiter(*node.future, node);
@@ -268,7 +268,6 @@ void GatherState::notified(Waiter& waiter, FutureState& done) noexcept {
   if (OURO_UNLIKELY(done.has(flag_shared))) {
     if (gather.home->worker->group.ending) return;
     if (gather.shared) {
-      node.linked = false;
       gather.future_done(node);
     } else if (running_loop == gather.home) {
       node.linked = false;

@@ -152,9 +152,11 @@ class Group {
     detail::ReadyNode* node = s.inbox.load(std::memory_order_relaxed);
     if (node) node = s.inbox.exchange(nullptr, std::memory_order_acquire);
     while (node) found.push_front(*std::exchange(node, node->next));
+    found.splice_back(s.batch);
     found.splice_back(s.ready);
     if (found.empty()) return false;
     while (!found.empty()) {
+      s.budget = 61;
       run_node(s, *found.pop_front());
       detail::destroy_left_over();
     }
