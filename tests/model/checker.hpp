@@ -56,6 +56,7 @@ struct Options {
   unsigned stale = 1000;
   unsigned steps_max = 4000;  // in one execution; more count as spinning for ever
   std::uint64_t executions_max = 3'000'000;
+  bool heavy_barrier = false;  // the system has one (src/barrier.hpp)
   bool leaks = true;
   bool warm_up = true;         // a first execution, for function-local statics, with memory of the C library
   bool cut_off = true;         // executions that arrive where another has been

@@ -344,6 +344,13 @@ void Machine::contest(const void* at) {
   leave(End::restarts);
 }
 
+std::memory_order Machine::simplify(std::memory_order order, const void* at, bool reads, bool writes) const {
+  if (order != std::memory_order_seq_cst || !options_.only_contested || replaying_ || contested_.count(at) != 0) {
+    return order;
+  }
+  return !writes ? std::memory_order_acquire : reads ? std::memory_order_acq_rel : std::memory_order_release;
+}
+
 void Machine::meet_plainly(std::uintptr_t from, std::uintptr_t to, bool writes, const void* pc) {
   for (std::uintptr_t at = from; at < to; ++at) {
     Location* const location = memory.find(reinterpret_cast<const void*>(at));

@@ -155,6 +155,9 @@ class Machine {
   // It is about to be done: what happened there is a conflict if nothing puts the two in order.
   void meets(Location& location, const void* at, bool writes);
   void contest(const void* at);
+  // What a sequentially consistent operation comes to where nothing is contested: its place in the one order says no
+  // more than what puts it in order with all others there.
+  std::memory_order simplify(std::memory_order order, const void* at, bool reads, bool writes) const;
   // A plain access of words that atomic operations use too.
   void meet_plainly(std::uintptr_t from, std::uintptr_t to, bool writes, const void* pc);
   void yield();
@@ -173,6 +176,9 @@ class Machine {
   unsigned spawn(std::function<void()> body);
   [[noreturn]] void fail(const std::string& why);
 
+  bool has_heavy_barrier() const noexcept { return options_.heavy_barrier; }
+  // Every thread executes a sequentially consistent fence, where it is.
+  void heavy_barrier(const Place& place);
   void lock(const void* mutex, bool recursive = false);
   bool try_lock(const void* mutex);
   void unlock(const void* mutex);

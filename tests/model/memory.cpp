@@ -139,7 +139,7 @@ void Memory::note(Location& at, unsigned thread, const View& view, std::uint16_t
   if (total) {
     if (totals_.size() == totals_max) give_up("more than 64 seq_cst operations in one execution");
     number = static_cast<int>(totals_.size());
-    totals_.push_back({{thread, view.known[thread]}, false, view.known, known});
+    totals_.push_back({{thread, view.known[thread]}, false, view.known, known, 0});
   }
   at.accesses_.push_back({{thread, view.known[thread]}, store, writes, number, known});
 }
@@ -156,6 +156,7 @@ bool Memory::ordered() const {
   std::array<std::uint64_t, totals_max> before{};
   const std::size_t count = totals_.size();
   for (std::size_t b = 0; b < count; ++b) {
+    before[b] = totals_[b].after;
     for (std::size_t a = 0; a < count; ++a) {
       // Of the same thread; or something behind A in its thread happened before B's thread came to B.
       const Stamp from = totals_[a].by;
@@ -353,16 +354,17 @@ Effect Memory::compare_exchange(Location& at, unsigned thread, View& view, std::
   return commit_load(at, thread, view, chosen.store, failure);
 }
 
-void Memory::fence(unsigned thread, View& view, std::memory_order order) {
+unsigned Memory::fence(unsigned thread, View& view, std::memory_order order, std::uint64_t after) {
   const VectorClock before = view.known;
   const Stamp by{thread, view.known[thread]};
   if (acquires(order)) view.known.join(view.unacquired);
   if (is_total(order)) {
     if (totals_.size() == totals_max) give_up("more than 64 seq_cst operations in one execution");
-    totals_.push_back({by, true, before, view.known});
+    totals_.push_back({by, true, before, view.known, after});
   }
   if (releases(order)) view.fenced = view.known;
   ++view.known[thread];
+  return totals_.empty() ? 0 : static_cast<unsigned>(totals_.size() - 1);
 }
 
 void Memory::catch_up(unsigned thread) noexcept {

@@ -156,7 +156,9 @@ class Memory {
   }
   Effect compare_exchange(Location& at, unsigned thread, View& view, std::uint64_t expected, std::uint64_t desired,
                           std::memory_order success, std::memory_order failure);
-  void fence(unsigned thread, View& view, std::memory_order order);
+  // A sequentially consistent one gives its number; it comes behind those whose bits are set in `after`, besides what
+  // the threads know of each other.
+  unsigned fence(unsigned thread, View& view, std::memory_order order, std::uint64_t after = 0);
   // From here on the thread's loads find what was there now, at the places that it has looked at since the last call.
   void catch_up(unsigned thread) noexcept;
 
@@ -174,6 +176,7 @@ class Memory {
     bool fence;
     VectorClock before;  // known to its thread when it began
     VectorClock known;   // the same, with what it acquired
+    std::uint64_t after = 0;
   };
 
   void begin(Location& made, std::uint64_t initial) noexcept;

@@ -161,7 +161,7 @@ std::uint64_t load(Target target, Order order, const Place& place) {
   m.step(target.at);
   Location& location = target.location(m);
   m.meets(location, target.at, false);
-  const Effect effect = m.memory.load(location, m.current(), m.self().view, order);
+  const Effect effect = m.memory.load(location, m.current(), m.self().view, m.simplify(order, target.at, true, false));
   m.did("load", target.at, &place, bits_of(effect.from), &effect, order);
   return effect.value;
 }
@@ -170,7 +170,8 @@ void store_now(Machine& m, Target target, std::uint64_t value, Order order, cons
   m.step(target.at);
   Location& location = target.location(m);
   m.meets(location, target.at, true);
-  const Effect effect = m.memory.store(location, m.current(), m.self().view, value, order);
+  const Effect effect =
+      m.memory.store(location, m.current(), m.self().view, value, m.simplify(order, target.at, false, true));
   target.written(m, location);
   m.did("store", target.at, &place, 1, &effect, order);
 }
@@ -199,7 +200,8 @@ std::uint64_t change_now(Machine& m, Target target, Change how, std::uint64_t op
   m.meets(location, target.at, true);
   const Effect effect = m.memory.exchange(
       location, m.current(), m.self().view,
-      [&](std::uint64_t old) { return changed_value(how, old, operand, target.size); }, order);
+      [&](std::uint64_t old) { return changed_value(how, old, operand, target.size); },
+      m.simplify(order, target.at, true, true));
   target.written(m, location);
   m.did(name_of(how), target.at, &place, bits_of(effect.from), &effect, order);
   return effect.value;
@@ -273,8 +275,9 @@ bool compare_exchange(Target target, std::uint64_t& expected, std::uint64_t desi
     return false;
   }
   m.meets(location, target.at, true);
-  const Effect effect =
-      m.memory.compare_exchange(location, m.current(), m.self().view, expected, desired, success, failure);
+  const Effect effect = m.memory.compare_exchange(location, m.current(), m.self().view, expected, desired,
+                                                  m.simplify(success, target.at, true, true),
+                                                  m.simplify(failure, target.at, true, false));
   if (effect.done) target.written(m, location);
   m.did(name, target.at, &place, bits_of(effect.from) << 1 | effect.done, &effect, effect.done ? success : failure);
   if (!effect.done) expected = effect.value;
@@ -333,6 +336,25 @@ void fence(Order order, const Place& place) noexcept {
   m.step();
   m.memory.fence(m.current(), m.self().view, order);
   m.did("fence", nullptr, &place, 2, nullptr, order);
+}
+
+// As membarrier(2) does: each other thread executes a fence at some point of its running, after the caller has begun and
+// before he goes on. The point is where it stands; the caller may be preempted before that and after it. The fences have
+// their order and no more: what threads know of each other, and so what is a data race, stays as it was.
+void Machine::heavy_barrier(const Place& place) {
+  const Mutation* mutation = meet(place, "heavy_barrier", Order::seq_cst, nullptr);
+  if (mutation && mutation->what == Mutate::drop) return;
+  step();
+  const auto bit = [](unsigned number) { return std::uint64_t{1} << number; };
+  const std::uint64_t first = bit(memory.fence(current_, self().view, Order::seq_cst));
+  std::uint64_t all = first;
+  for (unsigned i = 0; i < count_ && !mutated("a heavy barrier of one thread"); ++i) {
+    if (i == current_) continue;  // one that has ended had its fence when it left the processor
+    all |= bit(memory.fence(i, threads_[i].view, Order::seq_cst, first));
+    threads_[i].history = mix(threads_[i].history, bits_of({current_, self().view.known[current_]}));
+  }
+  memory.fence(current_, self().view, Order::seq_cst, all);
+  did("heavy barrier", nullptr, &place, 4);
 }
 
 // ---- What orders by itself ----

@@ -2,8 +2,8 @@
 // clock, the library's futex and frames. Outside of a program each does what the original does.
 //
 // The functions of the C library are replaced by functions of the same names in the test's executable, which the
-// linker prefers; the originals are found behind them. The library's futex.cpp, frame_pool.cpp, spin_lock.cpp and
-// config.cpp are not linked: what they define is here. Frames come from the program's heap, each for itself, so that a
+// linker prefers; the originals are found behind them. The library's barrier.cpp, config.cpp, frame_pool.cpp,
+// futex.cpp and spin_lock.cpp are not linked: what they define is here. Frames come from the program's heap, each for itself, so that a
 // use after free is seen (as the pool does under AddressSanitizer). A reading of the clock is an hour later than the
 // last one of its thread, so that everything that spins for a time spins once.
 #include <dlfcn.h>
@@ -21,6 +21,7 @@
 #include <ouro/runtime/detail/futex.hpp>
 #include <ouro/runtime/detail/spin_lock.hpp>
 
+#include "barrier.hpp"
 #include "machine.hpp"
 
 namespace {
@@ -187,6 +188,13 @@ void futex_wake(const Atomic<std::uint32_t>& word, std::uint32_t most) noexcept 
 }
 
 void wait_for_lock(std::uint32_t) noexcept { sched_yield(); }
+
+bool has_heavy_barrier() noexcept { return model::machine().has_heavy_barrier(); }
+void heavy_barrier() noexcept {
+  if (!active) return;
+  const Inside inside;
+  machine().heavy_barrier(model::Place::current());
+}
 
 void* allocate_small_frame(std::size_t list_offset) {
   return operator new((list_offset / frame_list_bytes + 1) * frame_class_bytes);
