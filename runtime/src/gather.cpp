@@ -173,6 +173,7 @@ void GatherState::keep_child(FutureState& child) noexcept {
   if (OURO_UNLIKELY(child.has(flag_shared))) {
     RecordLock hold(child);
     const unsigned flags = (child.all_flags() | flag_done) & ~unsigned{flag_gathered};
+    // Release: as in close_list().
     __atomic_store_n(&child.flags, static_cast<std::uint16_t>(flags), __ATOMIC_RELEASE);
     return;
   }

@@ -10,9 +10,10 @@
 
 namespace ouro::detail {
 
-// What another thread left in the record becomes its own.
+// What another thread left in the record becomes its own. Relaxed: that one held a handle, the end of which whoever
+// destroys the record has acquired.
 void take_belongings(FutureState& state) noexcept {
-  if (__atomic_load_n(&state.cancel_word, __ATOMIC_ACQUIRE) & word_belongings) state.set(flag_belongings);
+  if (__atomic_load_n(&state.cancel_word, __ATOMIC_RELAXED) & word_belongings) state.set(flag_belongings);
 }
 
 // ---- Becoming ready ----
@@ -165,6 +166,7 @@ Waiter* close_list(FutureState& state) noexcept {
   Waiter* first = std::exchange(state.waiters, nullptr);
   unsigned flags = state.all_flags() | flag_done;
   if ((flags & outcome_mask) == outcome_exception) flags |= flag_unretrieved;
+  // Release: who sees that it is done sees the result (pairs with the acquire in acquire_flags()).
   __atomic_store_n(&state.flags, static_cast<std::uint16_t>(flags), __ATOMIC_RELEASE);
   return first;
 }
@@ -188,6 +190,7 @@ bool complete_shared(FutureState& state) noexcept {
   if (state.has(flag_linked)) {
     if (WorkerGroup* group = group_of_record(state)) group->tasks.unlink(state);
   }
+  // Release: who counts it sees what it has done (pairs with the acquires in unfinished()).
   if (LoopState* here = running_loop; here && here->worker) {
     here->worker->ended.add_release(1);
   } else if (WorkerGroup* group = group_of_record(state)) {
@@ -246,7 +249,8 @@ DeferredDestruction::~DeferredDestruction() {
 }
 
 void drop_shared_ref(FutureState& state) noexcept {
-  // Acquire and release: whoever drops the last one has everything that the others did.
+  // Acquire and release, with each other and with leave_shared(): whoever drops the last one has everything that the
+  // others did.
   if (__atomic_fetch_sub(&state.refs, 1, __ATOMIC_ACQ_REL) == 1) destroy_shared(state);
 }
 
@@ -258,6 +262,7 @@ void destroy_shared(FutureState& state) noexcept {
 }
 
 void leave_shared(FutureState& state) noexcept {
+  // Acquire and release: as in drop_shared_ref().
   if (__atomic_fetch_sub(&state.refs, own_ref, __ATOMIC_ACQ_REL) != own_ref) return;
   // The last handle went while the task came to its end. The frame is destroyed, but not inside its own await_suspend.
   if (state.has(flag_unretrieved)) settle_debts(state);

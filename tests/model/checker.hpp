@@ -2,11 +2,11 @@
 // make it run, up to a bound on preemptions, and says how it fails if it does.
 //
 // The program is a function; std::thread, std::mutex, sched_yield and the library's futex are the checker's while it
-// runs (stand_ins.cpp), and so are the library's atomics (checked_atomic.hpp). The files under test are the library's
-// own, compiled once more: with -fsanitize=thread, whose calls for each access to plain memory land in the checker
-// (shadow.cpp) instead of ThreadSanitizer. So a data race, or a use after free, is found wherever it is, and nothing in
-// the library is written for the checker. The way of C11Tester (Luo and Demsky, ASPLOS 2021, doi
-// 10.1145/3445814.3446711).
+// runs (stand_ins.cpp), and so are the library's atomics (checked_atomic.hpp), also those on plain words
+// (checked_words.hpp). The files under test are the library's own, compiled once more: with -fsanitize=thread, whose
+// calls for each access to plain memory land in the checker (shadow.cpp) instead of ThreadSanitizer. So a data race, or
+// a use after free, is found wherever it is, and nothing in the library is written for the checker. The way of
+// C11Tester (Luo and Demsky, ASPLOS 2021, doi 10.1145/3445814.3446711).
 //
 // An execution is a sequence of decisions: which thread makes the next step, and for a step which of its possible
 // effects it has (memory.hpp). All are tried, depth first, by running the program again from its start along the trail

@@ -1,6 +1,6 @@
 // A group of workers for models: its workers are threads of the program, without loops. What runs is the library's own
-// records, gathers and deques; in place of a loop's turns stands run(), which does what run_entry() and run_hops() of
-// src/group_turns.cpp do. Nobody sleeps, and nobody searches but in steal().
+// records, gathers and deques; in place of a loop's turns stands run(), which does what run_entry() of
+// src/group_turns.cpp does. Nobody sleeps, and nobody searches but in steal().
 #pragma once
 
 #include <memory>
@@ -136,13 +136,7 @@ class Group {
       detail::set_home(task, s);
       run_node(s, task);
     }
-    for (;;) {
-      if (s.ended) detail::GatherState::finish_end(*s.worker);
-      if (!s.hop) break;
-      detail::FutureState& task = *std::exchange(s.hop, nullptr);
-      detail::set_home(task, s);
-      run_node(s, task);
-    }
+    detail::GatherState::run_hops(*s.worker);
     detail::destroy_left_over();
     s.current = nullptr;
   }

@@ -1,5 +1,5 @@
-// Light pushes (src/barrier.hpp): the owner's push is a plain store, and the worker that falls asleep pays for both, but
-// only when it has slept for a while. A loop of a group, all of it the library's own, searches, falls asleep, looks,
+// Light pushes (src/barrier.hpp): the owner's push is a plain store, and the worker that falls asleep pays for both,
+// when it has slept for a while. A loop of a group, all of it the library's own, searches, falls asleep, looks,
 // sleeps and looks again, while another worker, which stays busy, pushes floating tasks and waits until they have run.
 // Deadlines pass only when all wait: so a task that is seen by nobody's second look is a deadlock.
 #include <array>

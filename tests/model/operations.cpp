@@ -338,9 +338,9 @@ void fence(Order order, const Place& place) noexcept {
   m.did("fence", nullptr, &place, 2, nullptr, order);
 }
 
-// As membarrier(2) does: each other thread executes a fence at some point of its running, after the caller has begun and
-// before he goes on. The point is where it stands; the caller may be preempted before that and after it. The fences have
-// their order and no more: what threads know of each other, and so what is a data race, stays as it was.
+// As membarrier(2) does: each other thread executes a fence at some point of its running, after the caller has begun
+// and before he goes on. The point is where it stands; the caller may be preempted before that and after it. The fences
+// have their order and no more: what threads know of each other, and so what is a data race, stays as it was.
 void Machine::heavy_barrier(const Place& place) {
   const Mutation* mutation = meet(place, "heavy_barrier", Order::seq_cst, nullptr);
   if (mutation && mutation->what == Mutate::drop) return;

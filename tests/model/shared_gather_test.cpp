@@ -391,9 +391,9 @@ const std::vector<Mutant> mutants{
     {"a gather is pinned in two steps", {Mutate::tear, "GatherState::pin", "compare_exchange_weak"}},
     {"what is pinned is not let go of", {Mutate::drop, "GatherState::unpin", "fetch_sub"}},
     {"what is pinned is let go of in two steps", {Mutate::tear, "GatherState::unpin", "fetch_sub"}},
-    {"a count goes down in two steps", {Mutate::tear, "subtract", "fetch_sub"}},
-    {"a count does not go up", {Mutate::drop, "::add", "fetch_add", 1}},
-    {"a count goes up in two steps", {Mutate::tear, "::add", "fetch_add", 1}},
+    {"a count goes down in two steps", {Mutate::tear, "subtract_count", "fetch_sub"}},
+    {"a count does not go up", {Mutate::drop, "add_count", "fetch_add"}},
+    {"a count goes up in two steps", {Mutate::tear, "add_count", "fetch_add"}},
     {"a child that is kept is not done", {Mutate::drop, "shared_child_done", "store"}},
     {"a gather that ends early does not say so", {Mutate::drop, "begin_abort", "store"}},
 };
@@ -413,7 +413,9 @@ TEST(SharedGatherModel, Mutants) {
   std::vector<Model> quick = models;
   for (Model& model : quick) model.options.preemptions = 1;
   quick.push_back(last);
-  ouro::model::expect_killed(quick, mutants, excuses, {"gather_shared.cpp", "gather_public.cpp", "gather_state.hpp"});
+  ouro::model::expect_killed(
+      quick, mutants, excuses,
+      {"gather_shared.hpp", "gather_shared.cpp", "map_shared.cpp", "gather_public.cpp", "gather_state.hpp"});
 }
 
 }  // namespace

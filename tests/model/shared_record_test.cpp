@@ -428,8 +428,6 @@ const std::vector<Mutant> mutants{
 const std::vector<Excuse> excuses{
     {"home_of", "load", 0, Mutate::weaken, relaxed, "which loop it is matters; what a loop shows here never changes"},
     {"set_home", "store", 0, Mutate::weaken, relaxed, "the same"},
-    {"take_belongings", "load", 0, Mutate::weaken, relaxed,
-     "who made them had a handle or the lock, and whoever destroys has acquired the end of both"},
 };
 
 TEST(SharedRecordModel, Correct) { ouro::model::expect_correct(models); }

@@ -3,9 +3,9 @@
 //
 // The functions of the C library are replaced by functions of the same names in the test's executable, which the
 // linker prefers; the originals are found behind them. The library's barrier.cpp, config.cpp, frame_pool.cpp,
-// futex.cpp and spin_lock.cpp are not linked: what they define is here. Frames come from the program's heap, each for itself, so that a
-// use after free is seen (as the pool does under AddressSanitizer). A reading of the clock is an hour later than the
-// last one of its thread, so that everything that spins for a time spins once.
+// futex.cpp and spin_lock.cpp are not linked: what they define is here. Frames come from the program's heap, each for
+// itself, so that a use after free is seen (as the pool does under AddressSanitizer). A reading of the clock is an hour
+// later than the last one of its thread, so that everything that spins for a time spins once.
 #include <dlfcn.h>
 #include <pthread.h>
 #include <signal.h>
