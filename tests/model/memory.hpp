@@ -26,6 +26,7 @@ namespace ouro::model {
 
 inline constexpr unsigned threads_max = 6;
 using Tick = std::uint16_t;
+__extension__ typedef unsigned __int128 TotalMask;  // of sequentially consistent operations
 
 // One operation of one thread; tick 0 of any thread happened before everything.
 struct Stamp {
@@ -158,7 +159,7 @@ class Memory {
                           std::memory_order success, std::memory_order failure);
   // A sequentially consistent one gives its number; it comes behind those whose bits are set in `after`, besides what
   // the threads know of each other.
-  unsigned fence(unsigned thread, View& view, std::memory_order order, std::uint64_t after = 0);
+  unsigned fence(unsigned thread, View& view, std::memory_order order, TotalMask after = 0);
   // From here on the thread's loads find what was there now, at the places that it has looked at since the last call.
   void catch_up(unsigned thread) noexcept;
 
@@ -176,7 +177,7 @@ class Memory {
     bool fence;
     VectorClock before;  // known to its thread when it began
     VectorClock known;   // the same, with what it acquired
-    std::uint64_t after = 0;
+    TotalMask after = 0;
   };
 
   void begin(Location& made, std::uint64_t initial) noexcept;

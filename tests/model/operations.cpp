@@ -345,9 +345,9 @@ void Machine::heavy_barrier(const Place& place) {
   const Mutation* mutation = meet(place, "heavy_barrier", Order::seq_cst, nullptr);
   if (mutation && mutation->what == Mutate::drop) return;
   step();
-  const auto bit = [](unsigned number) { return std::uint64_t{1} << number; };
-  const std::uint64_t first = bit(memory.fence(current_, self().view, Order::seq_cst));
-  std::uint64_t all = first;
+  const auto bit = [](unsigned number) { return TotalMask{1} << number; };
+  const TotalMask first = bit(memory.fence(current_, self().view, Order::seq_cst));
+  TotalMask all = first;
   for (unsigned i = 0; i < count_ && !mutated("a heavy barrier of one thread"); ++i) {
     if (i == current_) continue;  // one that has ended had its fence when it left the processor
     all |= bit(memory.fence(i, threads_[i].view, Order::seq_cst, first));

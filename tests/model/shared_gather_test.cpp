@@ -345,6 +345,43 @@ void limited() {
   check(fate.values == 1, "the parent has resumed, once");
 }
 
+// Without a limit: children are taken several at a time when there are enough, and a thief may want the rest of those.
+// The one at `waits` suspends.
+Coroutine<int> wait_if(Mark mark, Future<int> future) {
+  if (future) co_return co_await wait_first(std::move(mark), std::move(future));
+  co_return 7;
+}
+
+template <std::size_t count>
+Coroutine<> map_all(std::array<int, count>& gone, Future<int> future, std::size_t waits, Fate& fate) {
+  const auto make = [&](int& one) { return wait_if(Mark(one), &one == gone.data() + waits ? future : Future<int>()); };
+  const std::vector<int> values = co_await ouro::map(make, gone);
+  for (const int value : values) check(value == 7, "a result is whole");
+  for (const int one : gone) check(one == 1, "a child's frame has gone, once");
+  ++fate.values;
+}
+
+template <std::size_t count>
+void bites(std::size_t waits) {
+  Group group(2);
+  Fate fate;
+  std::array<int, count> gone{};
+  Future<int> future = group.make_future<int>(0);
+  group.as(0, [&] { ouro::spawn(map_all(gone, future, waits, fate)); });
+  std::thread thief = group.thread(1, [&group, future]() mutable {
+    ouro::detail::IdleWorkers& idle = group.get()->idle;
+    static_cast<void>(idle.begin_search());  // that somebody searches ends a bite
+    group.steal(1, 0);
+    static_cast<void>(idle.found());
+    group.run(1);
+    future.set_result(7);
+  });
+  group.as(0, [&] { group.run(0); });
+  thief.join();
+  group.settle();
+  check(fate.values == 1, "the parent has resumed, once");
+}
+
 Options bound(unsigned preemptions, unsigned stale = 1000) {
   Options options;
   options.preemptions = preemptions;
@@ -374,6 +411,8 @@ const std::vector<Model> models{
     {"shown", [] { shown(false); }, bound(1, 1)},
     {"shown, below", [] { shown(true); }, bound(1, 1)},
     {"one by one", &limited, bound(1, 1)},
+    {"bites of one", [] { bites<3>(3); }, bound(1, 1)},
+    {"bites of one, and one waits", [] { bites<3>(1); }, bound(1, 0)},
     {"futures", [] { futures(false, true, false); }, bound(1, 0)},
     {"futures, cancelled", [] { futures(false, false, true); }, bound(1, 0)},
     {"futures, cancelled and completed", [] { futures(false, true, true); }, bound(1, 0)},
@@ -384,6 +423,10 @@ const std::vector<Model> models{
     {"two at once, cancelled below", [] { cancelled<2>({ends, ends}, true, true); }, bound(1, 0)},
 };
 
+const std::vector<Model> long_ones{
+    {"bites", [] { bites<17>(17); }, bound(1, 0)},
+    {"bites, and one waits", [] { bites<17>(1); }, bound(0, 0)},
+};
 // A canceller holds the last count: that takes two preemptions.
 const Model last{"two at once, cancelled", [] { cancelled<2>({ends, ends}, false, false); }, bound(2, 0)};
 
@@ -407,6 +450,7 @@ const std::vector<Excuse> excuses{
 
 TEST(SharedGatherModel, Correct) {
   ouro::model::expect_correct(models);
+  ouro::model::expect_correct(long_ones);
   ouro::model::expect_correct({last});
 }
 TEST(SharedGatherModel, Mutants) {
