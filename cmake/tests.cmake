@@ -3,9 +3,13 @@ find_package(GTest REQUIRED)
 find_package(Python3 REQUIRED COMPONENTS Interpreter)
 include(GoogleTest)
 
-# main() of every test, and the one precompiled header that they share: GoogleTest costs more to read than most tests.
-add_library(ouro_test_main STATIC ${PROJECT_SOURCE_DIR}/tests/support/main.cpp)
-target_link_libraries(ouro_test_main PUBLIC GTest::gmock ouro::runtime PRIVATE ouro_warnings ouro_sanitizers)
+# main() of every test, what watches groups, and the one precompiled header that they share: GoogleTest costs more to
+# read than most tests.
+add_library(ouro_test_main STATIC
+  ${PROJECT_SOURCE_DIR}/tests/support/main.cpp ${PROJECT_SOURCE_DIR}/tests/support/group_watch.cpp)
+target_include_directories(ouro_test_main PRIVATE ${PROJECT_SOURCE_DIR}/tests ${PROJECT_SOURCE_DIR}/runtime/src)
+target_link_libraries(ouro_test_main PUBLIC GTest::gmock ouro::runtime
+  PRIVATE concurrentqueue::concurrentqueue ouro_warnings ouro_sanitizers)
 set_target_properties(ouro_test_main PROPERTIES CXX_EXTENSIONS OFF)
 target_precompile_headers(ouro_test_main PRIVATE
   <gmock/gmock.h> <gtest/gtest.h> <algorithm> <atomic> <chrono> <coroutine> <deque> <exception> <functional> <map>

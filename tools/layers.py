@@ -25,8 +25,8 @@ RUNTIME = [
             "tsan_exceptions.cpp", "registry", "worker", "shared"]),
     ("F4", ["executors", "thread_pool", "thread_parker", "base_event_loop", "turns", "core.cpp", "futures.cpp",
             "tasks.cpp", "generators.cpp", "errand.cpp", "report.cpp", "thread_pool.cpp", "executors.cpp", "close.cpp",
-            "base_event_loop.cpp", "destroy", "bury", "shared.cpp", "elsewhere", "cancel_shared",
-            "worker_group.cpp", "group_turns"]),
+            "base_event_loop.cpp", "destroy", "bury", "shared.cpp", "elsewhere", "group_walk",
+            "cancel_shared", "ring_search", "worker_group.cpp", "group_turns"]),
     ("F5", ["sleep", "gather", "map", "fork_join", "gather.cpp", "gather_cancel", "gather_shared",
             "map_shared", "fork_join.cpp", "gather_public", "sleep.cpp", "threads", "shutdown"]),
 ]
@@ -39,7 +39,7 @@ IO = [
 ]
 # Headers of src/, which no public header may see.
 PRIVATE = {"runtime": {"timer_wheel", "inject_queue", "steal_deque", "idle_workers", "drive", "report", "thread_pool",
-                       "registry", "worker", "shared", "turns", "barrier", "gather_shared"},
+                       "registry", "worker", "shared", "turns", "barrier", "gather_shared", "group_walk"},
            "io": {"fd", "cgroup", "ring", "operation", "proactor", "crew"}}
 
 WIDTH = 120

@@ -27,7 +27,7 @@ class Peer:
     def __init__(self, key, title, packages, version, command, build=None, works=None):
         self.key, self.title, self.packages, self.version = key, title, packages, version
         self.command, self.build = command, build
-        self.works = works  # those that it has; None: all
+        self.works = works  # those that it has; None: all of main_job's
 
 
 def asio(folder):
@@ -61,6 +61,12 @@ def tokio(folder):
             Peer("tokio_join_all", "join_all", packages, version, command, build, works=())]
 
 
+def tbb(folder):
+    version = said_by("pkg-config", "--modversion", "tbb")
+    return Peer("tbb", "oneTBB", "libtbb-dev", version and f"oneTBB {version}",
+                [str(folder / "bench" / "forkjoin_fib_tbb")], works=("fib", "skynet"))
+
+
 def node(_):
     return Peer("node", "Node", "nodejs", said_by("node", "--version"),
                 ["node", "--expose-gc", str(SOURCES / "main_job.js")],
@@ -75,7 +81,7 @@ def find(folder):
     """All peers, present or not."""
     uvloop = said_by(sys.executable, "-c", "import uvloop; print('uvloop', uvloop.__version__)")
     return [asio(folder), go(folder), *tokio(folder), node(folder), python("uvloop", "python3-uvloop", uvloop),
-            python("asyncio", "python3", "Python " + sys.version.split()[0])]
+            python("asyncio", "python3", "Python " + sys.version.split()[0]), tbb(folder)]
 
 
 def prepare(peer):

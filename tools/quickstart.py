@@ -1,6 +1,7 @@
 """The main job, side by side: called by tools/quickstart, which has the options and what they mean."""
 
 import argparse
+import copy
 import datetime
 import json
 import os
@@ -27,8 +28,20 @@ class Work:
 
     def __init__(self, name, title, limit, sizes=(), seconds=1.0, alone=False):
         self.name, self.title, self.limit, self.sizes = name, title, limit, sizes
+        self.quick_sizes = sizes[:1] and (2_000, 10_000)
         self.seconds = seconds  # budget of a peer
         self.alone = alone      # no peer has it
+
+
+class ForkJoin(Work):
+    """A work of bench/forkjoin, on two workers: a program of its own for each runtime, and no limit."""
+
+    def __init__(self, name, title, size, quick_size):
+        super().__init__(name, title, None, (size,), 5.0)
+        self.quick_sizes = (quick_size,)
+
+    def command(self, folder, variant):
+        return [str(folder / "bench" / f"forkjoin_{self.name}_{variant}")]
 
 
 # The long one is last: what the time does not suffice for is at its end.
@@ -41,12 +54,14 @@ WORKS = [
     Work("wake", "wake-up there and back", ("peer_bare_wait", "wake")),
     Work("executor_single", "executor, one by one", ("peer_bare_wait", "executor_single")),
     Work("executor_10k", "executor, 10,000 at once", ("peer_bare_wait", "executor_10k")),
+    ForkJoin("fib", "fork and join, fib", 35, 28),
+    ForkJoin("skynet", "fork and join, skynet", 1_000_000, 100_000),
     Work("gather_sleep", "gather, sleeping 1–10 ms", ("peer_bare_wait", "gather_sleep"), GATHERED, 7.0),
 ]
 # (work, size) of each panel of the plot.
 PANELS = [("gather_imm", 2_000), ("gather_imm", 1_000_000), ("map", 1_000_000), ("gather_yield", 2_000),
           ("gather_yield", 1_000_000), ("gather_sleep", 100_000), ("yield", None), ("spawn_join", 10_000),
-          ("wake", None), ("executor_single", None), ("executor_10k", None)]
+          ("wake", None), ("fib", 35), ("skynet", 1_000_000), ("executor_single", None), ("executor_10k", None)]
 
 
 class Progress:
@@ -102,8 +117,9 @@ class Quickstart:
         self.skipped, self.notes, self.broken = [], [], []
         self.works = WORKS
         if options.quick:
-            self.works = [Work(w.name, w.title, w.limit, w.sizes[:1] and (2_000, 10_000), min(w.seconds, 0.6), w.alone)
-                          for w in WORKS]
+            self.works = [copy.copy(work) for work in WORKS]
+            for work in self.works:
+                work.sizes, work.seconds = work.quick_sizes, min(work.seconds, 0.6)
         found = peers.find(self.folder)
         wanted = options.peers.split(",") if options.peers else [peer.key for peer in found]
         self.all_peers = [peer for peer in found if peer.key in wanted]
@@ -127,7 +143,7 @@ class Quickstart:
 
         progress.start("building")
         jobs = ["--parallel", self.options.jobs] if self.options.jobs else []
-        targets = ["cmake", "--build", str(self.folder), *jobs, "--target", "main_job_programs"]
+        targets = ["cmake", "--build", str(self.folder), *jobs, "--target", "quickstart_programs"]
         error, lines = programs.run(targets, 900, on_line)
         log.write_text("\n".join(lines) + "\n", encoding="utf-8")
         if error:
@@ -173,6 +189,11 @@ class Quickstart:
         """Each step: (work, who, command). ouro and the limit come first and again last in each work."""
         steps = []
         for work in self.works:
+            if isinstance(work, ForkJoin):
+                steps.append((work, "ouro", work.command(self.folder, "gather")))
+                steps += [(work, peer.title, work.command(self.folder, peer.key)) for peer in self.peers
+                          if work.name in (peer.works or ())]
+                continue
             own = [(work, "ouro", [str(self.folder / "bench" / "main_job")]),
                    (work, "limit", [str(self.folder / "bench" / work.limit[0]), "--allocate", "results"])]
             if work.limit[0] != "peer_bare":
@@ -222,20 +243,26 @@ class Quickstart:
             figure["work"] = work.name
             if who == "limit":
                 figure["peer"], figure["program"] = "limit", f"{work.limit[0]} {work.limit[1]}"
+            if who == "ouro":
+                figure["peer"] = "ouro"
             self.figures.add(figure)
             found.append(figure)
             size = f"{figure['N']:,}: " if work.sizes else ""
             progress.saw(f"{size}{plot.readable(figure['min'])}")
 
-        name = work.limit[1] if who == "limit" else work.name
-        arguments = ["--works", name, "--budget", str(seconds)]
+        whole = programs.pinned([*command, *self.arguments(work, who, seconds)], self.options.cpus)
+        error, _ = programs.run(whole, 15 + 3 * seconds, on_line)
+        return error or (None if found else "measured nothing")
+
+    def arguments(self, work, who, seconds):
+        if isinstance(work, ForkJoin):
+            return ["--n", str(work.sizes[0]), "--runs", "5"]
+        arguments = ["--works", work.limit[1] if who == "limit" else work.name, "--budget", str(seconds)]
         if work.sizes:
             arguments += ["--sizes", ",".join(str(n) for n in work.sizes)]
         if self.options.quick:
             arguments += ["--runs", "5", "--sample-ms", "10"]
-        whole = programs.pinned([*command, *arguments], self.options.cpus)
-        error, _ = programs.run(whole, 15 + 3 * seconds, on_line)
-        return error or (None if found else "measured nothing")
+        return arguments
 
     # Telling.
 
@@ -279,6 +306,7 @@ class Quickstart:
         if self.skipped:
             names = sorted({figure["peer"] for figure in self.skipped})
             lines.append(f"–: has no such work, or would not have ended within the peer's time ({', '.join(names)})")
+        lines.append("Fork and join: every call of the recursion is a task, on two workers that are pinned.")
         lines.append("Two threads (wake, run_in_executor): "
                      + (f"kept to processors {self.options.cpus}." if self.options.cpus else
                         "not pinned; on which processor the second one lands moves the figures by up to 40 times."))

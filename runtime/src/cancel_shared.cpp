@@ -1,17 +1,26 @@
 // Cancellation in a group.
 //
 // It walks as it does on one loop (core.cpp, gather_cancel.cpp): from a task to what that awaits, and at a gather to
-// the gather's children. Here tasks run, end and go meanwhile, so the walk holds a reference to each record on which it
-// stands, and a count of each gather (pin()). One walk at a time goes through a group (WorkerGroup::cancelling), which
-// makes the marks on gathers the walk's own; nothing of the user's runs under that lock: what is destroyed is destroyed
-// after it.
+// the gather's children. Gathers stand in a list until it is their turn, so that it needs no stack, however they are
+// nested. Here tasks run, end and go meanwhile, so the walk holds a reference to each record on which it stands, and a
+// count of each floating parent's gather (pin()). One walk at a time goes through a group (WorkerGroup::cancelling),
+// which makes the marks on gathers the walk's own; nothing of the user's runs under that lock: what is destroyed is
+// destroyed after it.
 //
 // What belongs to one worker is left to that worker: pinned tasks, sleeps, errands get a message, a callback of their
 // loop. The request counts at once; for a floating task word_due says that a cancellation is due, so it hears of it
 // wherever it resumes, if the message comes too late.
 //
-// A chain that changes under the walk may look like a ring that it is not: then a task stops waiting although what it
-// waits for could have been cancelled. A real ring stands still, and is found.
+// Rings. A chain that changes under the walk may look like a ring that it is not: then a task stops waiting although
+// what it waits for could have been cancelled. A real ring stands still, and is found:
+//  - One of tasks that await each other, by the chain: in the records that can be read here (find_shared_ring), and on
+//    the way from loop to loop (Trail). One of them stops waiting.
+//  - One that goes through gathers. All messages that follow from one request carry its number, and a gather is walked
+//    over once for each number (GatherState::swept), so the walk ends. It follows each wait of a ring that it comes to,
+//    and so ends there in one of two ways. It comes to a gather that it has walked over: one of the ring, if it came
+//    round. Or to a pinned task that another request's message has reached since this one's was sent, and which must
+//    not hear twice. In both cases a search begins there, which finds the ring (ring_search.cpp); if there is none, for
+//    there may just be two ways down, it does nothing.
 #include <array>
 #include <mutex>
 #include <optional>
@@ -23,28 +32,13 @@
 #include <ouro/runtime/futures.hpp>
 
 #include "drive.hpp"
+#include "group_walk.hpp"
 #include "shared.hpp"
 #include "worker.hpp"
 
 namespace ouro::detail {
 
 namespace {
-
-// Runs `f` on the thread of `home`, soon; not at all if the loop is closed, or without memory.
-template <class F>
-void send(LoopState& home, F f) noexcept {
-  try {
-    auto* node = TypedCallbackNode<F>::make(home, std::source_location(), true, std::move(f));
-    if (!post_to(home, *node)) node->abandon();
-  } catch (...) {
-    // The cancellation arrives when the wait ends.
-  }
-}
-
-FutureHandle handle_of(FutureState& state) noexcept {
-  add_ref(state);
-  return FutureHandle(state);
-}
 
 // What the task awaits, if that is a future or a task.
 FutureHandle next_of(FutureState& state) noexcept {
@@ -75,22 +69,67 @@ FutureState* find_shared_ring(FutureState& first) noexcept {
   return nullptr;
 }
 
+// A task to which a message goes. A gather's child does not outlive its gather for that.
+class HeldTask {
+ public:
+  // Requires: the task is not done, and stays so during the call.
+  explicit HeldTask(FutureState& task) noexcept : task_(handle_of(task)) {
+    if (task.has(flag_gathered) && task.floating() && task.gather->pin()) gather_ = task.gather;
+  }
+  HeldTask(HeldTask&& other) noexcept : task_(std::move(other.task_)), gather_(std::exchange(other.gather_, nullptr)) {}
+  ~HeldTask() {
+    task_ = FutureHandle();
+    if (gather_) gather_->unpin();
+  }
+  FutureState& operator*() const noexcept { return *task_.get(); }
+
+ private:
+  FutureHandle task_;
+  GatherState* gather_ = nullptr;
+};
+
 }  // namespace
+
+void leave_ring(FutureState& task) noexcept {
+  FutureHandle awaited = next_of(task);
+  if (!awaited.get()) return;
+  {
+    RecordLock lock(*awaited.get());
+    if (awaited.get()->done()) return;  // it has been told, or is about to be
+    Waiter* const first = awaited.get()->waiters;
+    for (Waiter* waiter = first; waiter; waiter = waiter->next == first ? nullptr : waiter->next) {
+      if (!FutureAwaiterBase::waits_for(*waiter, task)) continue;
+      unlink_waiter(*awaited.get(), *waiter);
+      make_ready(task);
+      return;
+    }
+  }
+  // It is just about to wait, on its worker: that has got so far when it comes to its messages.
+  send(home_of(task), [held = HeldTask(task)] {
+    bool due = false;
+    {
+      RecordLock lock(*held);
+      due = (lock.word() & word_due) != 0;
+    }
+    if (due) leave_ring(*held);
+  });
+}
 
 class SharedCancel {
  public:
-  SharedCancel(WorkerGroup& group, const std::string& message) noexcept : group_(group), message_(message) {
-    group.cancelling.lock();
+  // `sweep`: the number of the request of which this is a part; 0 for a new one.
+  SharedCancel(WorkerGroup& group, const std::string& message, std::uint64_t sweep = 0) noexcept
+      : group_(group), scope_(group), message_(kept(message)) {
     outer_ = std::exchange(group.walk, this);
-    later_.emplace();
+    if (sweep != 0) {
+      sweep_ = sweep;
+    } else {
+      sweep_ = outer_ ? outer_->sweep_ : ++group.sweeps;
+    }
   }
-  // Children of which this held the last reference go before their parents resume, and outside the lock.
   ~SharedCancel() {
     group_.walk = outer_;
-    if (outer_ && outer_->take_over(pinned_)) pinned_.clear();
-    group_.cancelling.unlock();
-    later_.reset();
-    for (GatherState* gather : pinned_) gather->unpin();
+    if (outer_) outer_->scope_.take_over(scope_);
   }
   SharedCancel(const SharedCancel&) = delete;
 
@@ -117,72 +156,79 @@ class SharedCancel {
   }
 
  private:
+  // Without memory the message is lost, and the cancellation is not.
+  static std::string kept(const std::string& message) noexcept {
+    try {
+      return message;
+    } catch (...) {
+      return {};
+    }
+  }
+
   // False if it is over.
   bool enlist(GatherState& gather, GatherState::Walked how) noexcept {
-    if (gather.walked != GatherState::Walked::no) {
-      if (gather.walked == GatherState::Walked::to_fail) gather.walked = how;
+    using Walked = GatherState::Walked;
+    const bool listed = gather.walked > Walked::before;
+    if (listed && how == Walked::to_fail) return true;
+    // A pinned task's gather lives until its parent resumes, which nobody does meanwhile.
+    if (gather.shared && !scope_.hold(gather)) return false;  // or without memory: its children are not asked
+    if (listed || (gather.walked == Walked::before && gather.swept == sweep_ && how == Walked::to_cancel)) {
+      if (gather.walked == Walked::to_fail) gather.walked = how;
+      suspect(gather);
       return true;
     }
-    try {
-      pinned_.push_back(&gather);
-    } catch (...) {
-      return false;  // without memory its children are not asked
-    }
-    if (!gather.pin()) {
-      pinned_.pop_back();
-      return false;
-    }
     gather.walked = how;
+    gather.swept = sweep_;
     gather.next_walked = nullptr;
     *end_ = &gather;
     end_ = &gather.next_walked;
     return true;
   }
 
+  // The walk has come here before: through a ring, it may be.
+  void suspect(GatherState& gather) noexcept {
+    try {
+      if (suspects_.empty() || suspects_.back() != &gather) suspects_.push_back(&gather);
+    } catch (...) {
+      // Without memory a ring is not found.
+    }
+  }
+
   void walk() noexcept {
     for (GatherState* gather = first_; gather; gather = gather->next_walked) {
       const bool failed = gather->walked == GatherState::Walked::to_fail;
       gather->walked = GatherState::Walked::done;
-      if (!failed) gather->begin_abort(nullptr, true, message_);
-      visit(*gather, !failed);
+      std::string aside;
+      if (failed) aside.swap(message_);  // its children end because of the failure
+      if (gather->shared) {
+        visit_floating(*gather, failed);
+      } else {
+        visit_pinned(*gather, failed);
+      }
+      if (failed) aside.swap(message_);
     }
     // The marks go when all have been met, so that none is met twice.
     while (GatherState* gather = first_) {
       first_ = gather->next_walked;
-      gather->walked = GatherState::Walked::no;
+      gather->walked = GatherState::Walked::before;
     }
     end_ = &first_;
+    if (OURO_UNLIKELY(!suspects_.empty())) search_suspects();
   }
 
-  bool take_over(const std::vector<GatherState*>& gathers) noexcept {
-    try {
-      pinned_.insert(pinned_.end(), gathers.begin(), gathers.end());
-      return true;
-    } catch (...) {
-      return false;
+  OURO_NOINLINE void search_suspects() noexcept {
+    if (!outer_) {
+      search_rings(&scope_, &group_, suspects_, nullptr, message_);
+    } else {
+      for (GatherState* gather : suspects_) {
+        if (!gather->shared || outer_->scope_.hold(*gather)) outer_->suspect(*gather);
+      }
     }
+    suspects_.clear();
   }
 
-  // A task to which a message goes. A gather's child does not outlive its gather for that.
-  class Held {
-   public:
-    // Requires: the task is not done, and stays so during the call.
-    explicit Held(FutureState& task) noexcept : task_(handle_of(task)) {
-      if (task.has(flag_gathered) && task.floating() && task.gather->pin()) gather_ = task.gather;
-    }
-    Held(Held&& other) noexcept : task_(std::move(other.task_)), gather_(std::exchange(other.gather_, nullptr)) {}
-    ~Held() {
-      task_ = FutureHandle();
-      if (gather_) gather_->unpin();
-    }
-    FutureState& operator*() const noexcept { return *task_.get(); }
-
-   private:
-    FutureHandle task_;
-    GatherState* gather_ = nullptr;
-  };
-
-  void visit(GatherState& gather, bool also_futures) noexcept {
+  void visit_floating(GatherState& gather, bool failed) noexcept {
+    if (!failed) gather.begin_abort(nullptr, true, message_);
     std::array<FutureState*, 64> children;
     for (std::uint32_t from = 0; from < gather.count;) {
       const std::size_t n = gather.collect_public(children.data(), children.size(), from);
@@ -192,16 +238,39 @@ class SharedCancel {
       }
     }
     if (!gather.nodes) return;
-    if (!also_futures) return gather.let_go_of_futures();
-    for (std::uint32_t i = 0; i < gather.count; ++i) {
+    if (failed) return gather.let_go_of_futures();
+    cancel_futures(gather);
+  }
+
+  // As CancelWalk's.
+  void visit_pinned(GatherState& gather, bool failed) noexcept {
+    if (!gather.waiting) return;
+    const bool unstarted = gather.has_unstarted();
+    if (!failed) gather.begin_cancel(message_);
+    bool any = false;
+    for (std::uint32_t i = 0; i < gather.listed; ++i) {
+      FutureState* child = gather.children[i];
+      if (child && child->has(flag_started)) any = cancel_chain(*child) || any;
+    }
+    if (failed) {
+      gather.let_go_of_futures();
+      if (gather.pending == 0) return gather.finish();
+    } else {
+      any = cancel_futures(gather) || any;
+      if (!any && !unstarted) owe_cancel(*gather.parent);
+    }
+    if (OURO_UNLIKELY(gather.starved)) gather.refill();
+  }
+
+  // True if any accepted.
+  bool cancel_futures(GatherState& gather) noexcept {
+    bool any = false;
+    for (std::uint32_t i = 0; gather.nodes && i < gather.count; ++i) {
       FutureState* future = gather.nodes[i].future;
       if (!future || future->done()) continue;
-      if (future->has(flag_task)) {
-        cancel_chain(*future);
-      } else {
-        cancel_plain(*future, true);
-      }
+      any = (future->has(flag_task) ? cancel_chain(*future) : cancel_plain(*future, true)) || any;
     }
+    return any;
   }
 
   // True: it was not done when asked.
@@ -261,9 +330,9 @@ class SharedCancel {
       RecordLock lock(task);
       lock.set(word_due);
     }
-    send(*task.home, [task = handle_of(task), message = message_, trail, in_ring] {
+    send(*task.home, [task = handle_of(task), message = message_, trail, in_ring, sweep = sweep_] {
       if (!task.get()->done()) {
-        SharedCancel(*group_of_loop(*task.get()->home), message).deliver(*task.get(), trail, in_ring);
+        SharedCancel(*group_of_loop(*task.get()->home), message, sweep).deliver(*task.get(), trail, in_ring);
       }
     });
     return FutureHandle();
@@ -285,11 +354,13 @@ class SharedCancel {
 
   // A request that has been counted reaches the pinned task's thread, unless the task has heard of it by itself.
   void deliver(FutureState& task, const Trail& trail, bool in_ring) noexcept {
+    bool heard = false;
     {
       RecordLock lock(task);
-      if ((lock.word() & word_due) == 0) return;
+      heard = (lock.word() & word_due) == 0;
       lock.clear(word_due);
     }
+    if (OURO_UNLIKELY(heard)) return search_rings(&scope_, &group_, suspects_, &task, message_);
     FutureHandle next = cancel_pinned(task, nullptr, in_ring);
     if (next.get()) cancel_chain(*next.get(), trail, handle_of(task));
     walk();
@@ -313,7 +384,7 @@ class SharedCancel {
       return FutureHandle();
     }
     if (GatherState* gather = GatherState::from(*waitee)) {
-      gather->cancel_or_owe(message_);
+      enlist(*gather, GatherState::Walked::to_cancel);
     } else if (!waitee->cancel(task, message_)) {
       owe_cancel(task);
     }
@@ -322,7 +393,7 @@ class SharedCancel {
 
   FutureHandle cancel_floating(FutureState& task, const FutureState* over, bool in_ring) noexcept {
     LoopState* home = nullptr;
-    std::optional<Held> held;
+    std::optional<HeldTask> held;
     {
       RecordLock lock(task);
       Waitee* waitee = task.waiting_on;
@@ -356,32 +427,6 @@ class SharedCancel {
     if (lock.word() & word_due) static_cast<void>(waitee->cancel(task, std::string()));
   }
 
-  // The task waits in a ring of tasks: it stops waiting.
-  static void leave_ring(FutureState& task) noexcept {
-    FutureHandle awaited = next_of(task);
-    if (!awaited.get()) return;
-    {
-      RecordLock lock(*awaited.get());
-      if (awaited.get()->done()) return;  // it has been told, or is about to be
-      Waiter* const first = awaited.get()->waiters;
-      for (Waiter* waiter = first; waiter; waiter = waiter->next == first ? nullptr : waiter->next) {
-        if (!FutureAwaiterBase::waits_for(*waiter, task)) continue;
-        unlink_waiter(*awaited.get(), *waiter);
-        make_ready(task);
-        return;
-      }
-    }
-    // It is just about to wait, on its worker: that has got so far when it comes to its messages.
-    send(home_of(task), [held = Held(task)] {
-      bool due = false;
-      {
-        RecordLock lock(*held);
-        due = (lock.word() & word_due) != 0;
-      }
-      if (due) leave_ring(*held);
-    });
-  }
-
   // False: it is done, or somebody completes it.
   bool cancel_plain(FutureState& future, bool waited_for) noexcept {
     {
@@ -413,12 +458,13 @@ class SharedCancel {
   static WorkerGroup* group_of_loop(const LoopState& home) noexcept { return &home.worker->group; }
 
   WorkerGroup& group_;
-  const std::string message_;
+  GroupWalk scope_;
+  std::string message_;
+  std::uint64_t sweep_ = 0;
   SharedCancel* outer_ = nullptr;
   GatherState* first_ = nullptr;
   GatherState** end_ = &first_;
-  std::optional<DeferredDestruction> later_;
-  std::vector<GatherState*> pinned_;
+  std::vector<GatherState*> suspects_;
 };
 
 bool cancel_shared(FutureState& first, const std::string& message) noexcept {
@@ -426,11 +472,13 @@ bool cancel_shared(FutureState& first, const std::string& message) noexcept {
   return SharedCancel(home_of(first).worker->group, message).cancel(first);
 }
 
-void GatherState::fail_children_shared() noexcept { SharedCancel(home->worker->group, std::string()).fail(*this); }
-
-void GatherState::cancel_children_shared() noexcept {
-  const std::string message = cancel_message_of(*parent);
-  SharedCancel(home->worker->group, message).cancel_children(*this);
+void GatherState::cancel_children_in_group(bool also_futures) noexcept {
+  SharedCancel cancel(home->worker->group, also_futures ? cancel_message_of(*parent) : std::string());
+  if (also_futures) {
+    cancel.cancel_children(*this);
+  } else {
+    cancel.fail(*this);
+  }
 }
 
 }  // namespace ouro::detail

@@ -89,7 +89,7 @@ void BaseEventLoop::close() {
   }
   if (is_running())
     throw RuntimeError("Cannot close a running event loop", "stop() it, and close it when run_* has returned");
-  if (state_->closed) return;
+  if (state_->inbox.load(std::memory_order_relaxed) == detail::shut()) return;
   state_->closed = true;
   state_->closing = true;
   detail::update_special(*state_);

@@ -128,7 +128,7 @@ void GatherState::leave_group_abort() noexcept {
 }
 
 void GatherState::fail_shared(std::exception_ptr exception) noexcept {
-  if (begin_abort(std::move(exception), false, std::string())) fail_children_shared();
+  if (begin_abort(std::move(exception), false, std::string())) cancel_children_in_group(false);
 }
 
 bool GatherState::pin() noexcept {

@@ -47,7 +47,7 @@ void GatherState::start_shared(FutureState& task, void* frame, std::source_locat
   }
   if (OURO_UNLIKELY(task.has(flag_must_cancel))) {
     task.clear(flag_must_cancel);
-    cancel_children_shared();
+    cancel_children_in_group(true);
   }
   if (nodes) link_futures();
   worker.state.current = nullptr;

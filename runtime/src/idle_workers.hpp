@@ -99,6 +99,7 @@ class IdleWorkers {
   // ---- Snapshots ----
   // Zero while none sleeps or searches.
   const Atomic<std::uint64_t>& word() const noexcept { return word_; }
+  bool sleeps(unsigned worker) const noexcept { return (word_.load(std::memory_order_relaxed) & bit(worker)) != 0; }
   unsigned sleepers() const noexcept {
     return static_cast<unsigned>(std::popcount(sleeping(word_.load(std::memory_order_relaxed))));
   }

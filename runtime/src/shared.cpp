@@ -141,6 +141,11 @@ bool unlink_shared_waiter(FutureState& state, Waiter& waiter) noexcept {
   return true;
 }
 
+bool waits_for_shared(FutureState& state, const Waiter& waiter) noexcept {
+  RecordLock lock(state);
+  return !state.done() && waiter.next != nullptr;
+}
+
 bool claim(FutureState& future) noexcept {
   RecordLock lock(future);
   if (future.done() || future.has(flag_started)) return false;

@@ -114,8 +114,9 @@ void unclaim(FutureState& future) noexcept;
 void settle_shared(FutureState& state) noexcept;
 // As complete(): true if the frame is to go.
 bool complete_shared(FutureState& state) noexcept;
-bool link_shared_waiter(FutureState& state, Waiter& waiter) noexcept;    // false if it is done
-bool unlink_shared_waiter(FutureState& state, Waiter& waiter) noexcept;  // false if it is being told
+bool link_shared_waiter(FutureState& state, Waiter& waiter) noexcept;      // false if it is done
+bool unlink_shared_waiter(FutureState& state, Waiter& waiter) noexcept;    // false if it is being told
+bool waits_for_shared(FutureState& state, const Waiter& waiter) noexcept;  // it is linked, and not being told
 // What another thread left in the record, a Rare, is destroyed with it. Before its frame goes.
 void take_belongings(FutureState& state) noexcept;
 bool cancel_shared(FutureState& first, const std::string& message) noexcept;

@@ -142,6 +142,8 @@ OURO_NOINLINE void schedule_in_group(LoopState& home, bool floats, FutureState& 
       home.worker->push(next);
       home.worker->group.work_visible();
     }
+    // An awaiter that is not the library's has told nobody. A floating one may run elsewhere by now.
+    if (!floats && !state.done()) publish(state);
     return;
   }
   if (floats) {

@@ -115,6 +115,7 @@ class WorkerGroup {
   // One cancellation at a time walks over tasks and gathers.
   std::recursive_mutex cancelling;
   class SharedCancel* walk = nullptr;  // the one that goes on, under `cancelling`
+  std::uint64_t sweeps = 0;            // requests so far, likewise
 
   std::recursive_mutex guard;  // of what follows, and of the lists of asynchronous generators
   bool over = false;           // every loop is destroyed

@@ -160,6 +160,11 @@ void end_group(WorkerGroup& group) noexcept {
     while (worker->unstealable) worker->unstealable = worker->unstealable->held_next;
   }
   group.ending = true;
+  // Nothing is scheduled any more by what is destroyed from now on, or by who hears of it.
+  for (const auto& worker : group.workers) {
+    worker->state.closed = true;
+    worker->state.closing = true;
+  }
   for (const auto& worker : group.workers) worker->state.loop->forget_queues();
   bury_tasks(group);
 }

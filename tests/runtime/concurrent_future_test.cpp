@@ -14,8 +14,9 @@
 #include <ouro/runtime/base_event_loop.hpp>
 #include <ouro/runtime/concurrent_future.hpp>
 #include <ouro/runtime/sleep.hpp>
-#include <ouro/runtime/thread_parker.hpp>
 #include <ouro/runtime/threads.hpp>
+
+#include "support/test_loop.hpp"
 
 namespace {
 
@@ -25,11 +26,12 @@ using ouro::CancelledError;
 using ouro::ConcurrentFuture;
 using ouro::Coroutine;
 using ouro::InvalidStateError;
+using ouro::test::TestLoop;
 
 // A loop that runs on a thread of its own until the object goes.
 class LoopThread {
  public:
-  LoopThread() : loop_(std::make_unique<ouro::ThreadParker>()), thread_([this] { loop_.run_forever(); }) {}
+  LoopThread() : thread_([this] { loop_.run_forever(); }) {}
   LoopThread(const LoopThread&) = delete;
   LoopThread& operator=(const LoopThread&) = delete;
   ~LoopThread() { join(); }
@@ -49,10 +51,10 @@ class LoopThread {
     });
     ran.wait();
   }
-  BaseEventLoop& loop() { return loop_; }
+  TestLoop& loop() { return loop_; }
 
  private:
-  BaseEventLoop loop_;
+  TestLoop loop_{TestLoop::RunsElsewhere()};
   std::thread thread_;
 };
 
@@ -286,7 +288,7 @@ TEST(RunCoroutineThreadsafe, LosesNothingFromManyThreads) {
 }
 
 TEST(RunCoroutineThreadsafe, RefusesToWaitOnItsOwnLoop) {
-  BaseEventLoop loop(std::make_unique<ouro::ThreadParker>());
+  TestLoop loop;
   loop.call_soon([&] {
     auto future = ouro::run_coroutine_threadsafe(add(1, 2), loop);
     EXPECT_THROW(future.result(), ouro::RuntimeError);
@@ -348,7 +350,7 @@ Coroutine<int> wait_for_both(ConcurrentFuture<int> source, std::thread::id& wher
 
 // B109
 TEST(WrapFuture, CompletesInTheLoop) {
-  BaseEventLoop loop(std::make_unique<ouro::ThreadParker>());
+  TestLoop loop;
   const auto source = ConcurrentFuture<int>::create();
   std::thread::id where;
   std::thread producer;
@@ -361,7 +363,8 @@ TEST(WrapFuture, CompletesInTheLoop) {
 
 // B109
 TEST(WrapFuture, ReturnsAFutureAsItIs) {
-  BaseEventLoop loop(std::make_unique<ouro::ThreadParker>());
+  OURO_TEST_ALONE("there is a running loop between the runs, too");
+  TestLoop loop;
   auto future = loop.create_future<int>();
   EXPECT_EQ(ouro::wrap_future(future), future);
   future.cancel();
@@ -370,7 +373,7 @@ TEST(WrapFuture, ReturnsAFutureAsItIs) {
 
 // B111
 TEST(WrapFuture, CopiesExceptionsAndCancellations) {
-  BaseEventLoop loop(std::make_unique<ouro::ThreadParker>());
+  TestLoop loop;
   const auto failing = ConcurrentFuture<int>::create();
   auto failed = ouro::wrap_future(failing, loop);
   failing.set_exception(std::domain_error("failed"));
@@ -385,7 +388,7 @@ TEST(WrapFuture, CopiesExceptionsAndCancellations) {
 
 // B111
 TEST(WrapFuture, ACancelGoesToTheSource) {
-  BaseEventLoop loop(std::make_unique<ouro::ThreadParker>());
+  TestLoop loop;
   const auto source = ConcurrentFuture<int>::create();
   auto wrapped = ouro::wrap_future(source, loop);
   EXPECT_TRUE(wrapped.cancel());
@@ -404,7 +407,7 @@ TEST(WrapFuture, ACancelGoesToTheSource) {
 TEST(WrapFuture, OutlivesItsLoop) {
   const auto source = ConcurrentFuture<std::string>::create();
   {
-    BaseEventLoop loop(std::make_unique<ouro::ThreadParker>());
+    TestLoop loop;
     auto wrapped = ouro::wrap_future(source, loop);
     auto forgotten = ouro::wrap_future(ConcurrentFuture<std::string>::create(), loop);
   }

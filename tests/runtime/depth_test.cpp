@@ -33,7 +33,7 @@ void on_small_stack(F body) {
   ASSERT_EQ(pthread_attr_setstacksize(&attributes, std::size_t{8} << 20), 0);
   pthread_t thread{};
   const auto start = [](void* argument) -> void* {
-    BaseEventLoop loop(std::make_unique<ThreadParker>());
+    test::TestLoop loop;
     loop.set_exception_handler([](BaseEventLoop&, const ExceptionContext&) {});
     (*static_cast<F*>(argument))(loop);
     return nullptr;
@@ -46,7 +46,7 @@ void on_small_stack(F body) {
 
 Coroutine<int> immediate(int i) { co_return i; }
 
-void turns(BaseEventLoop& loop, int n) {
+void turns(test::TestLoop& loop, int n) {
   for (int i = 0; i < n; ++i) {
     loop.stop();
     loop.run_forever();
@@ -83,7 +83,7 @@ Coroutine<int> chain(int n, End end, Order* order) {
 }
 
 TEST(DepthTest, AMillionAwaitsThatCompleteAtOnceDoNotGrowTheStack) {
-  on_small_stack([](BaseEventLoop& loop) {
+  on_small_stack([](test::TestLoop& loop) {
     auto sum = []() -> Coroutine<long> {
       long total = 0;
       for (int i = 0; i < 1'000'000; ++i) total += co_await immediate(i);
@@ -94,7 +94,7 @@ TEST(DepthTest, AMillionAwaitsThatCompleteAtOnceDoNotGrowTheStack) {
 }
 
 TEST(DepthTest, AMillionAwaitsOfDoneFuturesDoNotGrowTheStack) {
-  on_small_stack([](BaseEventLoop& loop) {
+  on_small_stack([](test::TestLoop& loop) {
     Future<int> done = loop.create_future<int>();
     done.set_result(1);
     auto sum = [&]() -> Coroutine<long> {
@@ -107,7 +107,7 @@ TEST(DepthTest, AMillionAwaitsOfDoneFuturesDoNotGrowTheStack) {
 }
 
 TEST(DepthTest, AMillionImmediateChildrenDoNotGrowTheStack) {
-  on_small_stack([](BaseEventLoop& loop) {
+  on_small_stack([](test::TestLoop& loop) {
     auto counts = []() -> Coroutine<> {
       const auto results = co_await map(immediate, std::views::iota(0, 1'000'000));
       EXPECT_EQ(results.back(), 999'999);
@@ -117,7 +117,7 @@ TEST(DepthTest, AMillionImmediateChildrenDoNotGrowTheStack) {
 }
 
 TEST(DepthTest, AChainRuns) {
-  on_small_stack([](BaseEventLoop& loop) {
+  on_small_stack([](test::TestLoop& loop) {
     for (const End end : {End::value, End::yield}) {
       Order order;
       EXPECT_EQ(loop.run_until_complete(chain(depth, end, &order)), depth);
@@ -128,7 +128,7 @@ TEST(DepthTest, AChainRuns) {
 }
 
 TEST(DepthTest, AChainFails) {
-  on_small_stack([](BaseEventLoop& loop) {
+  on_small_stack([](test::TestLoop& loop) {
     Order order;
     EXPECT_THROW(loop.run_until_complete(chain(depth, End::error, &order)), std::runtime_error);
     EXPECT_TRUE(order.right);
@@ -137,7 +137,7 @@ TEST(DepthTest, AChainFails) {
 }
 
 TEST(DepthTest, AChainIsCancelled) {
-  on_small_stack([](BaseEventLoop& loop) {
+  on_small_stack([](test::TestLoop& loop) {
     Order order;
     Task<int> task = loop.create_task(chain(depth, End::wait, &order));
     turns(loop, 1);
@@ -150,7 +150,7 @@ TEST(DepthTest, AChainIsCancelled) {
 }
 
 TEST(DepthTest, AChainIsDestroyedWhileSuspended) {
-  on_small_stack([](BaseEventLoop& loop) {
+  on_small_stack([](test::TestLoop& loop) {
     Order order;
     loop.create_task(chain(depth, End::wait, &order));
     turns(loop, 1);
@@ -162,7 +162,7 @@ TEST(DepthTest, AChainIsDestroyedWhileSuspended) {
 }
 
 TEST(DepthTest, AGatheredChainIsDestroyedWhileSuspended) {
-  on_small_stack([](BaseEventLoop& loop) {
+  on_small_stack([](test::TestLoop& loop) {
     Order order;
     auto parent = [&]() -> Coroutine<> { co_await gather(chain(depth, End::wait, &order), immediate(1)); };
     loop.create_task(parent);
@@ -180,7 +180,7 @@ Coroutine<int> one_more(Task<int> inner) { co_return co_await inner + 1; }
 Coroutine<int> innermost(Future<int> future) { co_return co_await future; }
 
 // The last is the outermost. Each holds the next as its argument.
-std::vector<Task<int>> tasks_in_a_row(BaseEventLoop& loop, const Future<int>& future) {
+std::vector<Task<int>> tasks_in_a_row(test::TestLoop& loop, const Future<int>& future) {
   std::vector<Task<int>> tasks;
   tasks.push_back(loop.create_task(innermost(future)));
   for (int i = 1; i < depth; ++i) tasks.push_back(loop.create_task(one_more(tasks.back())));
@@ -188,7 +188,7 @@ std::vector<Task<int>> tasks_in_a_row(BaseEventLoop& loop, const Future<int>& fu
 }
 
 TEST(DepthTest, TasksInARowRun) {
-  on_small_stack([](BaseEventLoop& loop) {
+  on_small_stack([](test::TestLoop& loop) {
     Future<int> future = loop.create_future<int>();
     std::vector<Task<int>> tasks = tasks_in_a_row(loop, future);
     turns(loop, 1);
@@ -199,7 +199,7 @@ TEST(DepthTest, TasksInARowRun) {
 
 // B149
 TEST(DepthTest, TasksInARowAreCancelledFromTheOuterEnd) {
-  on_small_stack([](BaseEventLoop& loop) {
+  on_small_stack([](test::TestLoop& loop) {
     Future<int> future = loop.create_future<int>();
     std::vector<Task<int>> tasks = tasks_in_a_row(loop, future);
     turns(loop, 1);
@@ -217,7 +217,7 @@ TEST(DepthTest, TasksInARowAreCancelledFromTheOuterEnd) {
 }
 
 TEST(DepthTest, TasksInARowAreDestroyedWhileSuspended) {
-  on_small_stack([](BaseEventLoop& loop) {
+  on_small_stack([](test::TestLoop& loop) {
     std::vector<Task<int>> tasks = tasks_in_a_row(loop, loop.create_future<int>());
     turns(loop, 1);
     loop.close();
@@ -226,7 +226,7 @@ TEST(DepthTest, TasksInARowAreDestroyedWhileSuspended) {
 }
 
 TEST(DepthTest, TheLastHandleOfTasksInARowFreesThemAll) {
-  on_small_stack([](BaseEventLoop& loop) {
+  on_small_stack([](test::TestLoop& loop) {
     Future<int> future = loop.create_future<int>();
     Task<int> outermost = tasks_in_a_row(loop, future).back();
     future.set_result(1);
@@ -249,7 +249,7 @@ Coroutine<int> nest(int n, End end, Order* order) {
 }
 
 TEST(DepthTest, GathersInGathersRunAndFail) {
-  on_small_stack([](BaseEventLoop& loop) {
+  on_small_stack([](test::TestLoop& loop) {
     Order order;
     EXPECT_EQ(loop.run_until_complete(nest(depth, End::value, &order)), depth);
     EXPECT_TRUE(order.right);
@@ -260,7 +260,7 @@ TEST(DepthTest, GathersInGathersRunAndFail) {
 }
 
 TEST(DepthTest, GathersInGathersAreDestroyedWhileSuspended) {
-  on_small_stack([](BaseEventLoop& loop) {
+  on_small_stack([](test::TestLoop& loop) {
     Order order;
     loop.create_task(nest(depth, End::wait, &order));
     turns(loop, depth + 2);
@@ -271,7 +271,7 @@ TEST(DepthTest, GathersInGathersAreDestroyedWhileSuspended) {
 }
 
 TEST(DepthTest, GathersInGathersAreCancelled) {
-  on_small_stack([](BaseEventLoop& loop) {
+  on_small_stack([](test::TestLoop& loop) {
     Order order;
     Task<int> task = loop.create_task(nest(depth, End::wait, &order));
     turns(loop, depth + 2);
@@ -285,7 +285,7 @@ TEST(DepthTest, GathersInGathersAreCancelled) {
 constexpr int gathered_depth = depth / 4;
 
 // A task that awaits a gather of a task that awaits a gather.
-Coroutine<int> nest_tasks(BaseEventLoop& loop, int n, Order* order) {
+Coroutine<int> nest_tasks(test::TestLoop& loop, int n, Order* order) {
   Level level(order, n);
   if (n > 0) {
     Task<int> inner = loop.create_task(nest_tasks(loop, n - 1, order));
@@ -297,7 +297,7 @@ Coroutine<int> nest_tasks(BaseEventLoop& loop, int n, Order* order) {
 }
 
 TEST(DepthTest, GathersOfTasksInARowAreCancelled) {
-  on_small_stack([](BaseEventLoop& loop) {
+  on_small_stack([](test::TestLoop& loop) {
     Order order;
     Task<int> task = loop.create_task(nest_tasks(loop, gathered_depth, &order));
     turns(loop, 2 * gathered_depth + 2);
@@ -315,7 +315,7 @@ Coroutine<> link(Future<>& before, Future<>& next) {
 }
 
 TEST(DepthTest, GathersLinkedByFuturesFailOneAfterTheOther) {
-  on_small_stack([](BaseEventLoop& loop) {
+  on_small_stack([](test::TestLoop& loop) {
     std::vector<Future<>> futures;
     for (int i = 0; i <= gathered_depth; ++i) futures.push_back(loop.create_future<>());
     std::vector<Task<>> tasks;

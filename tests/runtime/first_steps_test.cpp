@@ -41,6 +41,7 @@ class FirstStepsTest : public test::LoopTest {
 };
 
 TEST_F(FirstStepsTest, AnEagerTaskThatSomebodyHeldOutlivesItsEnd) {
+  OURO_TEST_ALONE("all_tasks of a group has no children of pinned gathers, and no first steps");
   for (const bool all : {false, true}) {
     for (const End end : {End::value, End::error, End::after_a_yield, End::error_after_a_yield}) {
       run([&]() -> Coroutine<> {

@@ -281,6 +281,7 @@ TEST_F(GatherCancelTest, CancellingAGatherThatIsDoneGivesFalse) {
 // ---- Children as tasks ----
 
 TEST_F(GatherCancelTest, ChildrenAreTasksWithNamesAndAreInAllTasks) {
+  OURO_TEST_ALONE("all_tasks of a group has no children of pinned gathers, and no first steps");
   AnyTask kept;
   run([&]() -> Coroutine<> {
     AnyTask parent = current_task();
@@ -309,6 +310,8 @@ TEST_F(GatherCancelTest, ChildrenAreTasksWithNamesAndAreInAllTasks) {
 // The handle to the child that waits for what `f` does with it.
 class OneChildTest : public GatherCancelTest {
  protected:
+  void SetUp() override { OURO_TEST_ALONE("all_tasks of a group has no children of pinned gathers"); }
+
   static AnyTask other_than(const AnyTask& parent, std::size_t i) {
     std::vector<AnyTask> children;
     for (const AnyTask& task : all_tasks()) {

@@ -23,6 +23,7 @@ namespace {
 
 using namespace std::chrono_literals;
 using test::Counted;
+using test::task_name;
 using test::thrown_by;
 using testing::ElementsAre;
 using testing::IsEmpty;
@@ -60,6 +61,10 @@ class LoopCloseTest : public test::LoopTest {
   Log log;
 };
 
+// A group has no order among its tasks.
+const std::string pending_tasks = std::string(" tasks were destroyed but they are pending! ") +
+                                  (test::forced_workers() == 1 ? "The first:" : "One of them:");
+
 Coroutine<> sleeps() { co_await sleep(1h); }
 Coroutine<> waits_for(Future<> future) { co_await future; }
 Coroutine<> waits_for_task(Task<> task) { co_await task; }
@@ -90,8 +95,10 @@ TEST_F(LoopCloseTest, ManyPendingTasksAreOneReport) {
   destroy_loop();
   const auto taken = take_reports();
   ASSERT_THAT(taken, SizeIs(1));
-  EXPECT_THAT(taken[0].message, StrEq("5 tasks were destroyed but they are pending! The first:"));
-  EXPECT_THAT(taken[0].task, StrEq("Task-1"));
+  EXPECT_THAT(taken[0].message, StrEq("5" + pending_tasks));
+  if (test::forced_workers() == 1) {
+    EXPECT_THAT(taken[0].task, StrEq("Task-1"));
+  }
 }
 
 TEST_F(LoopCloseTest, DestroysTheFramesInnermostFirst) {
@@ -195,7 +202,7 @@ TEST_F(LoopCloseTest, ADoneTaskOutlivesTheLoopWithItsResult) {
   destroy_loop();
   EXPECT_THAT(task.result(), StrEq("still here"));
   EXPECT_THAT(thrown_by([&] { failed.result(); }), StrEq("exception: still here"));
-  EXPECT_THAT(task.get_name(), StrEq("Task-1"));
+  EXPECT_THAT(task.get_name(), StrEq(task_name(1)));
 }
 
 TEST_F(LoopCloseTest, AFutureThatWasAwaitedCanBeHeldAndEndedAfterwards) {
@@ -320,6 +327,7 @@ TEST_F(LoopCloseTest, ADestructorMayEndFuturesAndCannotMakeTasks) {
 }
 
 TEST_F(LoopCloseTest, ADestructorMayCancelItsOwnTaskAndItsSiblings) {
+  OURO_TEST_ALONE("all_tasks of a group has no children of pinned gathers, and no first steps");
   Task<> task;
   int cancelled = 0;
   const auto child = [&]() -> Coroutine<> {
@@ -359,7 +367,7 @@ TEST_F(LoopCloseTest, AMillionPendingTasksGo) {
   loop.close();
   const auto taken = take_reports();
   ASSERT_THAT(taken, SizeIs(1));
-  EXPECT_EQ(taken[0].message, std::to_string(many) + " tasks were destroyed but they are pending! The first:");
+  EXPECT_EQ(taken[0].message, std::to_string(many) + pending_tasks);
   for (const Task<>& task : held) ASSERT_TRUE(task.cancelled());
 }
 
@@ -399,6 +407,7 @@ TEST_F(LoopCloseTest, AHandlerThatThrowsOrUsesTheLoopDoesNotStopIt) {
 }
 
 TEST_F(LoopCloseTest, CannotBeDoneWhileItRuns) {
+  OURO_TEST_ALONE("close() says there that run() ends the loops");
   std::string text;
   loop.call_soon([&] { text = thrown_by([&] { loop.close(); }); });
   turn();

@@ -139,6 +139,7 @@ TEST_F(MisuseTest, AClosedLoopRefusesWorkAndDestroysTheCoroutine) {
 
 // B117
 TEST_F(MisuseTest, WithoutARunningLoopATaskIsRefusedAndTheCoroutineDestroyed) {
+  OURO_TEST_ALONE("there is a running loop between the runs, too");
   int alive = 0;
   auto child = [](test::Counted) -> Coroutine<> { co_return; };
   const std::string none = "RuntimeError: no running event loop";
@@ -162,6 +163,7 @@ TEST_F(MisuseTest, ATaskFactoryThatThrowsEndsCreateTaskAndTheCoroutineIsDestroye
 }
 
 TEST_F(MisuseTest, ALoopThatRunsRefusesToRunAgainAndGoesOn) {
+  OURO_TEST_ALONE("close() says there that run() ends the loops");
   run([&]() -> Coroutine<> {
     EXPECT_EQ(test::thrown_by([&] { loop.run_forever(); }), "RuntimeError: This event loop is already running");
     EXPECT_EQ(test::thrown_by([&] { run(number(1)); }), "RuntimeError: This event loop is already running");

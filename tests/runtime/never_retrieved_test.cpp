@@ -17,6 +17,7 @@ namespace {
 
 using namespace std::chrono_literals;
 using test::describe;
+using test::task_name;
 using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::SizeIs;
@@ -77,12 +78,12 @@ TEST_F(NeverRetrievedTest, AFailedTaskThatNobodyHoldsReportsItselfAtItsEnd) {
   turn();
   auto taken = take_reports();
   ASSERT_THAT(taken, SizeIs(1));
-  EXPECT_THAT(taken[0].task, StrEq("Task-2"));
+  EXPECT_THAT(taken[0].task, StrEq(task_name(2)));
   EXPECT_THAT(describe(taken[0].exception), StrEq("exception: at once"));
   turn(2);
   taken = take_reports();
   ASSERT_THAT(taken, SizeIs(1));
-  EXPECT_THAT(taken[0].task, StrEq("Task-1"));
+  EXPECT_THAT(taken[0].task, StrEq(task_name(1)));
 }
 
 TEST_F(NeverRetrievedTest, AnEagerTaskThatFailsAtOnceReportsItselfWhenItsHandleGoes) {

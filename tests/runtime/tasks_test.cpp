@@ -24,6 +24,7 @@ namespace {
 using namespace std::chrono_literals;
 using test::Counted;
 using test::describe;
+using test::task_name;
 using test::thrown_by;
 using testing::ElementsAre;
 using testing::HasSubstr;
@@ -118,6 +119,7 @@ TEST_F(TaskTest, TheFreeFunctionUsesTheRunningLoop) {
 
 // B117 B131
 TEST_F(TaskTest, WithoutARunningLoopTheCoroutineIsDestroyed) {
+  OURO_TEST_ALONE("there is a running loop between the runs, too");
   int alive = 0;
   EXPECT_THAT(thrown_by([&] { create_task(holds(Counted(alive))); }), StrEq("RuntimeError: no running event loop"));
   EXPECT_EQ(alive, 0);
@@ -303,7 +305,8 @@ TEST_F(TaskTest, AFutureOfAnotherLoopIsRefusedAtTheAwait) {
     co_return text;
   };
   auto task = loop.create_task(body(foreign));
-  EXPECT_THAT(run(task), testing::MatchesRegex("RuntimeError: Task Task-1 got .*attached to a different loop"));
+  EXPECT_THAT(run(task),
+              testing::MatchesRegex("RuntimeError: Task " + task_name(1) + " got .*attached to a different loop"));
   foreign.set_result();
   EXPECT_THAT(run(body(foreign)), StrEq(""));  // a done one needs no loop
 }
@@ -313,7 +316,7 @@ TEST_F(TaskTest, CannotAwaitItself) {
   Task<> task;
   const auto body = [&task]() -> Coroutine<> { co_await task; };
   task = loop.create_task(body());
-  EXPECT_THAT(thrown_by([&] { run(task); }), StrEq("RuntimeError: Task cannot await on itself: Task-1"));
+  EXPECT_THAT(thrown_by([&] { run(task); }), StrEq("RuntimeError: Task cannot await on itself: " + task_name(1)));
 }
 
 // B137
@@ -371,6 +374,7 @@ TEST_F(TaskTest, AKeyboardInterruptInANestedCoroutineCanBeCaught) {
 // ---- ensure_future ----
 
 TEST_F(TaskTest, EnsureFuturePassesFuturesAndSchedulesTheRest) {
+  OURO_TEST_ALONE("there is a running loop between the runs, too");
   auto future = loop.create_future<int>();
   EXPECT_EQ(ensure_future(future), future);
   auto task = loop.create_task(answer());
@@ -393,10 +397,10 @@ TEST_F(TaskTest, NamesAreNumberedAndCanBeSet) {
   auto second = loop.create_task(nothing());
   auto named = loop.create_task(nothing(), {.name = "my task"});
   auto fourth = loop.create_task(nothing());
-  EXPECT_THAT(first.get_name(), StrEq("Task-1"));
-  EXPECT_THAT(second.get_name(), StrEq("Task-2"));
+  EXPECT_THAT(first.get_name(), StrEq(task_name(1)));
+  EXPECT_THAT(second.get_name(), StrEq(task_name(2)));
   EXPECT_THAT(named.get_name(), StrEq("my task"));
-  EXPECT_THAT(fourth.get_name(), StrEq("Task-3"));
+  EXPECT_THAT(fourth.get_name(), StrEq(task_name(3)));
   second.set_name("renamed");
   AnyTask(first).set_name(std::string(300, 'n'));
   EXPECT_THAT(second.get_name(), StrEq("renamed"));
@@ -422,6 +426,7 @@ TEST_F(TaskTest, ItsNameIsCopied) {
 
 // B131
 TEST_F(TaskTest, CurrentTaskIsTheOneThatRuns) {
+  OURO_TEST_ALONE("there is a running loop between the runs, too");
   EXPECT_THAT(thrown_by([] { current_task(); }), StrEq("RuntimeError: no running event loop"));
   EXPECT_THAT(thrown_by([] { all_tasks(); }), StrEq("RuntimeError: no running event loop"));
   EXPECT_FALSE(current_task(loop));
@@ -473,6 +478,7 @@ TEST_F(TaskTest, AllTasksAreThoseThatAreNotDone) {
 
 // B133
 TEST_F(TaskTest, AllTasksHaveTheChildrenOfGathers) {
+  OURO_TEST_ALONE("all_tasks of a group has no children of pinned gathers, and no first steps");
   auto future = loop.create_future();
   const auto child = [](Future<> awaited, std::string name) -> Coroutine<> {
     AnyTask(current_task()).set_name(name);

@@ -19,6 +19,7 @@
 #include <ouro/runtime/events.hpp>
 #include <ouro/runtime/sleep.hpp>
 
+#include "support/group_watch.hpp"
 #include "support/loop_fixture.hpp"
 
 namespace ouro::test {
@@ -100,15 +101,15 @@ class Reports {
   inline static std::vector<std::string> texts_;
 };
 
-// A loop factory.
+// A loop factory. The loops' group is watched.
 inline std::unique_ptr<EventLoop> quiet_loop() {
-  auto loop = std::make_unique<EventLoop>();
+  auto loop = std::make_unique<Watched<EventLoop>>();
   loop->set_exception_handler([](EventLoop&, const ExceptionContext& context) { Reports::add(context); });
   return loop;
 }
 
-// Runs over several loops. At the end of a test every frame has been given back, and nothing was reported that the test
-// has not taken.
+// Runs over several loops. At the end of a test every frame has been given back, nothing was reported that the test has
+// not taken, and no worker has slept beside work (group_watch.hpp).
 class GroupTest : public testing::Test {
  protected:
   static RunOptions with(unsigned workers) { return {.workers = workers, .loop_factory = &quiet_loop}; }
@@ -120,6 +121,7 @@ class GroupTest : public testing::Test {
 
   void TearDown() override {
     for (const std::string& report : Reports::take()) ADD_FAILURE() << "reported: " << report;
+    for (const std::string& fault : GroupWatch::take_faults()) ADD_FAILURE() << fault;
     EXPECT_EQ(live_frames(), frames_before_) << "frames, futures or callback nodes leaked";
   }
 

@@ -1,5 +1,4 @@
-// A loop of its own for each test: on a ThreadParker, its reports kept in a list, and at the end every frame given
-// back.
+// A loop of its own for each test (test_loop.hpp): its reports kept in a list, and at the end every frame given back.
 #pragma once
 
 #include <gmock/gmock.h>
@@ -18,6 +17,8 @@
 #include <ouro/runtime/exceptions.hpp>
 #include <ouro/runtime/tasks.hpp>
 #include <ouro/runtime/thread_parker.hpp>
+
+#include "support/test_loop.hpp"
 
 namespace ouro::test {
 
@@ -113,8 +114,8 @@ class LoopTest : public testing::Test {
 
   const std::uint64_t frames_before = live_frames();
   std::vector<ExceptionContext> reports;
-  std::unique_ptr<BaseEventLoop> owned_loop = std::make_unique<BaseEventLoop>(std::make_unique<ThreadParker>());
-  BaseEventLoop& loop = *owned_loop;
+  std::unique_ptr<TestLoop> owned_loop = std::make_unique<TestLoop>();
+  TestLoop& loop = *owned_loop;
 };
 
 }  // namespace ouro::test

@@ -106,6 +106,7 @@ class FakeParker final : public Parker {
 class SimulatedLoop {
  public:
   SimulatedLoop() {
+    [] { OURO_TEST_ALONE("its time is moved by hand, and its parker cannot wait for other threads"); }();
     loop_->set_spin(std::chrono::nanoseconds(0));
     loop_->set_exception_handler(
         [this](BaseEventLoop&, const ExceptionContext& context) { errors_.push_back(context); });

@@ -222,6 +222,10 @@ OURO_EXPORT AnyTask current_task();
 OURO_EXPORT AnyTask current_task(BaseEventLoop& loop);
 
 // The tasks that are not done, of the running loop or of `loop`.
+// In a group: the pinned ones of all its loops, and the floating ones that have suspended once. Of the children of
+// gathers and maps only those of floating tasks: a pinned task's children belong to its loop's thread alone, which
+// changes their list without a lock and may end any of them at any moment, so a handle to one can be made there only,
+// by current_task inside it.
 // Complexity: linear in their number.
 OURO_EXPORT std::vector<AnyTask> all_tasks();
 OURO_EXPORT std::vector<AnyTask> all_tasks(BaseEventLoop& loop);

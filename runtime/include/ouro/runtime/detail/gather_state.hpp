@@ -38,7 +38,7 @@ struct GatherNode : FrameHeader, ReadyNode, Waiter {
   FutureState* future = nullptr;  // one reference is held
   GatherState* gather = nullptr;
   std::uint32_t index = 0;
-  bool linked = false;  // of a gather of one thread; with others the future's lock says it
+  bool linked = false;                        // of a gather of one thread; with others the future's lock says it
   void (*store)(GatherNode& self) = nullptr;  // copies the future's value to its slot
 };
 
@@ -78,6 +78,8 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   // Runs what children and gathers leave to be run next, until nothing is left.
   static void run_hops(Worker& worker);
   std::string locked_cancel_message() noexcept;
+  bool pin() noexcept;  // keeps it from ending; false if it is over
+  void unpin() noexcept;
   // As child_done().
   bool shared_child_done(FutureState& child) noexcept;
   // The public children of the gather for which the task waits, a handle to each, at the end of `tasks`.
@@ -176,6 +178,7 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
 
   // ---- In a group: src/gather_shared.cpp ----
   friend class SharedCancel;
+  friend class RingSearch;
   // Starts the first child in place of the parent. Requires: the derived class is ready to make children.
   void start_shared(FutureState& task, void* frame, std::source_location where) noexcept;
   // Map: makes the child for the i-th element. Threads: several at once. Throws: what the user's code throws.
@@ -221,11 +224,8 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   bool begin_abort(std::exception_ptr error, bool cancelled, const std::string& message) noexcept;
   void leave_group_abort() noexcept;
   void fail_shared(std::exception_ptr exception) noexcept;
-  void fail_children_shared() noexcept;
-  void cancel_children_shared() noexcept;
+  void cancel_children_in_group(bool also_futures) noexcept;
   FutureState* take_public_child() noexcept;
-  bool pin() noexcept;  // false if it is over
-  void unpin() noexcept;
   static void arrived(void* leaf);  // a future of the caller's is done, on another thread
 
   // Throws: ValueError for a future of another loop, RuntimeError for the task itself.
@@ -309,15 +309,15 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   // In a group.
   bool shared;         // the parent floats: counts and lists are under `lock`, or atomic
   bool counted_abort;  // in WorkerGroup::aborting
-  // In the list of a CancelWalk or SharedCancel.
-  enum class Walked : std::uint8_t { no, to_fail, to_cancel, done };
+  // In the list of a CancelWalk or SharedCancel: all but `no` and `before`, which says that `swept` is valid.
+  enum class Walked : std::uint8_t { no, before, to_fail, to_cancel, done };
   Walked walked;
 
   // What is above is read with each child; what changes for all is below, two lines away, with the seldom used between.
   std::exception_ptr first_error;
   Trouble* trouble = nullptr;
   GatherState* next_walked;
-  GatherState* came_from;
+  std::uint64_t swept;          // in a group: the number of the request that has walked over it last
   GatherNode* nodes = nullptr;  // beside children, or nullptr if all are owned
   std::uint32_t listed;         // of entries in `children`
   std::uint32_t next_child;     // the first that has not been started
