@@ -8,7 +8,7 @@
 
 namespace ouro::detail {
 
-#if defined(OURO_MODEL) || OURO_TSAN
+#if OURO_TSAN
 
 bool has_heavy_barrier() noexcept { return false; }
 void heavy_barrier() noexcept {}

@@ -10,7 +10,7 @@
 namespace ouro::detail {
 
 // False: the system has no such thing, or denies it; both sides need sequentially consistent operations then. The first
-// call registers the process. Under ThreadSanitizer, which cannot see it, and in models it is false.
+// call registers the process. Under ThreadSanitizer, which cannot see it, it is false.
 bool has_heavy_barrier() noexcept;
 
 // Requires: has_heavy_barrier().

@@ -267,7 +267,8 @@ class SharedCancel {
     bool any = false;
     for (std::uint32_t i = 0; gather.nodes && i < gather.count; ++i) {
       FutureState* future = gather.nodes[i].future;
-      if (future && !future->done()) any = cancel_chain(*future) || any;
+      if (!future || future->done()) continue;
+      any = (future->has(flag_task) ? cancel_chain(*future) : cancel_plain(*future, true)) || any;
     }
     return any;
   }
@@ -294,37 +295,47 @@ class SharedCancel {
     }
   };
 
-  bool cancel_chain(FutureState& first, Trail trail) noexcept {
-    if (first.done()) return false;
-    FutureState* ring = find_shared_ring(first);
-    FutureHandle at = handle_of(first);
-    while (FutureState* task = at.get()) {
+  bool cancel_chain(FutureState& first, Trail trail, FutureHandle above = FutureHandle()) noexcept {
+    if (first.done() && !above.get()) return false;
+    return follow(handle_of(first), std::move(above), find_shared_ring(first), trail);
+  }
+
+  // Asks `at` to end, or what that waits for, and so on. `above`: the task that waits for it and has been asked, if
+  // any; so nobody else hears of the cancellation if `at` is done, or is about to be, before it has been asked. False:
+  // that was so, and there is none above.
+  bool follow(FutureHandle at, FutureHandle above, FutureState* ring, Trail trail) noexcept {
+    while (FutureState* state = at.get()) {
+      if (trail.step(*state)) ring = state;
       FutureHandle next;
-      if (trail.step(*task)) ring = task;
-      if (!task->has(flag_task)) {
-        if (!cancel_plain(*task) && task == &first) return false;
-        return true;
-      }
-      if (!count(*task)) return task != &first;
-      if (OURO_UNLIKELY(group_.ending)) return true;  // it is about to be destroyed
-      if (task->floating()) {
-        next = cancel_floating(*task, task == ring);
-      } else if (running_loop == task->home) {
-        next = cancel_pinned(*task, task == ring);
+      if (state->has(flag_task) ? count(*state) : cancel_plain(*state, above.get() != nullptr)) {
+        if (!state->has(flag_task)) return true;
+        next = ask(*state, nullptr, trail, state == ring);
+        above = std::move(at);
       } else {
-        {
-          RecordLock lock(*task);
-          lock.set(word_due);
-        }
-        send(*task->home, [task = at, message = message_, trail, in_ring = task == ring, sweep = sweep_] {
-          if (!task.get()->done()) {
-            SharedCancel(*group_of_loop(*task.get()->home), message, sweep).deliver(*task.get(), trail, in_ring);
-          }
-        });
+        if (!above.get()) return false;
+        next = ask(*above.get(), state, trail, false);
       }
       at = std::move(next);
     }
     return true;
+  }
+
+  // A task whose request has been counted hears of it; or what it awaits is to be asked instead. `over`: what it may
+  // still await, but has been asked in vain.
+  FutureHandle ask(FutureState& task, const FutureState* over, const Trail& trail, bool in_ring) noexcept {
+    if (OURO_UNLIKELY(group_.ending)) return FutureHandle();  // it is about to be destroyed
+    if (task.floating()) return cancel_floating(task, over, in_ring);
+    if (running_loop == task.home) return cancel_pinned(task, over, in_ring);
+    {
+      RecordLock lock(task);
+      lock.set(word_due);
+    }
+    send(*task.home, [task = handle_of(task), message = message_, trail, in_ring, sweep = sweep_] {
+      if (!task.get()->done()) {
+        SharedCancel(*group_of_loop(*task.get()->home), message, sweep).deliver(*task.get(), trail, in_ring);
+      }
+    });
+    return FutureHandle();
   }
 
   // False if it is done.
@@ -350,13 +361,13 @@ class SharedCancel {
       lock.clear(word_due);
     }
     if (OURO_UNLIKELY(heard)) return search_rings(&scope_, &group_, suspects_, &task, message_);
-    FutureHandle at = cancel_pinned(task, in_ring);
-    if (at.get()) cancel_chain(*at.get(), trail);
+    FutureHandle next = cancel_pinned(task, nullptr, in_ring);
+    if (next.get()) cancel_chain(*next.get(), trail, handle_of(task));
     walk();
   }
 
   // What the task awaits is to be cancelled instead, or nothing: it has heard.
-  FutureHandle cancel_pinned(FutureState& task, bool in_ring) noexcept {
+  FutureHandle cancel_pinned(FutureState& task, const FutureState* over, bool in_ring) noexcept {
     if (OURO_UNLIKELY(task.home->closed)) return FutureHandle();  // a destructor asks: the close destroys the task
     Waitee* waitee = task.waiting_on;
     if (!waitee) {
@@ -368,7 +379,7 @@ class SharedCancel {
       return FutureHandle();
     }
     if (FutureState* inner = in_ring ? nullptr : waitee->forward()) {
-      if (!inner->done()) return handle_of(*inner);
+      if (inner != over && !inner->done()) return handle_of(*inner);
       owe_cancel(task);  // it is on its way to resume
       return FutureHandle();
     }
@@ -380,14 +391,14 @@ class SharedCancel {
     return FutureHandle();
   }
 
-  FutureHandle cancel_floating(FutureState& task, bool in_ring) noexcept {
+  FutureHandle cancel_floating(FutureState& task, const FutureState* over, bool in_ring) noexcept {
     LoopState* home = nullptr;
     std::optional<HeldTask> held;
     {
       RecordLock lock(task);
       Waitee* waitee = task.waiting_on;
       FutureState* inner = waitee ? waitee->forward() : nullptr;
-      if (inner && !in_ring && !inner->done()) return handle_of(*inner);
+      if (inner && !in_ring && inner != over && !inner->done()) return handle_of(*inner);
       if (waitee && !inner) {
         GatherState* gather = GatherState::from(*waitee);
         if (gather && enlist(*gather, GatherState::Walked::to_cancel)) return FutureHandle();
@@ -416,11 +427,17 @@ class SharedCancel {
     if (lock.word() & word_due) static_cast<void>(waitee->cancel(task, std::string()));
   }
 
-  bool cancel_plain(FutureState& future) noexcept {
-    if (!claim(future)) return false;
+  // False: it is done, or somebody completes it.
+  bool cancel_plain(FutureState& future, bool waited_for) noexcept {
     {
       RecordLock lock(future);
-      remember_message(future, message_);
+      if (future.done()) return false;
+      if (waited_for || !future.has(flag_started)) remember_message(future, message_);
+      if (future.has(flag_started)) {
+        if (waited_for) lock.set(word_due);  // if it is not completed after all: see unclaim()
+        return false;
+      }
+      future.set(flag_started);
     }
     future.set_outcome(outcome_cancelled);
     settle_shared(future);

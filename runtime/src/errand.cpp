@@ -24,7 +24,7 @@ void add_own_ref(FutureState& future) noexcept {
 
 void drop_own_ref(FutureState& future) noexcept {
   if (future.has(flag_shared)) {
-    // Acquire and release: as drop_shared_ref().
+    // Acquire and release: with drop_shared_ref().
     if (__atomic_fetch_sub(&future.refs, own_ref, __ATOMIC_ACQ_REL) == own_ref) destroy_shared(future);
     return;
   }

@@ -173,6 +173,7 @@ void GatherState::keep_child(FutureState& child) noexcept {
   if (OURO_UNLIKELY(child.has(flag_shared))) {
     RecordLock hold(child);
     const unsigned flags = (child.all_flags() | flag_done) & ~unsigned{flag_gathered};
+    // Release: as in close_list().
     __atomic_store_n(&child.flags, static_cast<std::uint16_t>(flags), __ATOMIC_RELEASE);
     return;
   }
@@ -238,15 +239,15 @@ bool GatherState::cancel_all(const std::string& message) noexcept {
 void GatherState::let_go_of_futures() noexcept {
   if (!nodes) return;
   for (std::uint32_t i = 0; i < count; ++i) {
-    if (is_linked(nodes[i])) let_go_of(nodes[i]);
+    if (shared ? nodes[i].future != nullptr : nodes[i].linked) let_go_of(nodes[i]);
   }
 }
 
 void GatherState::let_go_of(GatherNode& node) noexcept {
-  if (OURO_UNLIKELY(node.future->has(flag_shared))) {
-    if (!unlink_shared_waiter(*node.future, node)) return;  // it is done, and about to tell
-    set_linked(node, false);
+  if (OURO_UNLIKELY(shared || node.future->has(flag_shared))) {
+    if (!unlink_shared_waiter(*node.future, node)) return;  // it is done, and about to tell; or not linked
     if (shared) return unpin();
+    node.linked = false;
   } else {
     node.linked = false;
     unlink_waiter(*node.future, node);
@@ -268,7 +269,6 @@ void GatherState::notified(Waiter& waiter, FutureState& done) noexcept {
   if (OURO_UNLIKELY(done.has(flag_shared))) {
     if (gather.home->worker->group.ending) return;
     if (gather.shared) {
-      set_linked(node, false);
       gather.future_done(node);
     } else if (running_loop == gather.home) {
       node.linked = false;

@@ -132,6 +132,7 @@ void GatherState::fail_shared(std::exception_ptr exception) noexcept {
 }
 
 bool GatherState::pin() noexcept {
+  // Acquire: meets the release in subtract_count(); the lock under which the gather was found orders the rest.
   std::uint64_t seen = __atomic_load_n(&pending, __ATOMIC_ACQUIRE);
   do {
     if (seen == 0) return false;

@@ -77,12 +77,8 @@ void GatherState::link_futures() noexcept {
     node.gather = this;
     node.index = i;
     node.notify = &notified;
-    set_linked(node, true);
     add_count(pending, 1);
-    if (!link_shared_waiter(*node.future, node)) {
-      set_linked(node, false);
-      future_done(node);
-    }
+    if (!link_shared_waiter(*node.future, node)) future_done(node);
   }
   // A cancellation that came in between has not met those that were linked after it, but for their being futures that
   // it cancelled: each tells.
@@ -289,6 +285,7 @@ bool GatherState::shared_child_done(FutureState& child) noexcept {
     RecordLock record(child);
     child.waiters = nullptr;
     const unsigned flags = (child.all_flags() | flag_done) & ~unsigned{flag_gathered};
+    // Release: as in close_list().
     __atomic_store_n(&child.flags, static_cast<std::uint16_t>(flags), __ATOMIC_RELEASE);
     count_record(home_of(child));
   } else {

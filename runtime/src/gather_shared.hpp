@@ -13,6 +13,7 @@ namespace ouro::detail {
 // GatherState::most_running of a gather, and of a map without a limit.
 inline constexpr std::uint32_t unlimited = 0xffffffffU;
 
+// Acquire: pairs with the release in subtract_count(), for who finds no counts but his own.
 inline std::uint64_t load_count(const std::uint64_t& word) noexcept { return __atomic_load_n(&word, __ATOMIC_ACQUIRE); }
 inline void add_count(std::uint64_t& word, std::uint64_t n) noexcept { __atomic_fetch_add(&word, n, __ATOMIC_RELAXED); }
 // Acquire and release: the last one has everything that the others did.

@@ -136,7 +136,8 @@ class RingSearch : public std::enable_shared_from_this<RingSearch> {
       }
       for (std::uint32_t i = 0; gather.nodes && gather.waiting && i < gather.count; ++i) {
         GatherNode& node = gather.nodes[i];
-        if (is_linked(node) && !add_wait(at, *node.future)) let_go(gather, node);
+        if (!node.future || !(gather.shared ? waits_for_shared(*node.future, node) : node.linked)) continue;
+        if (!add_wait(at, *node.future)) let_go(gather, node);
       }
     }
   }

@@ -1,8 +1,6 @@
 // Records of a group: waiting, waking, completing, references. The rules are in shared.hpp.
 #include "shared.hpp"
 
-#include <sched.h>
-
 #include <ouro/runtime/base_event_loop.hpp>
 #include <ouro/runtime/futures.hpp>
 
@@ -12,21 +10,10 @@
 
 namespace ouro::detail {
 
-void wait_for_lock(std::uint32_t attempt) noexcept {
-  if (attempt % 64 == 63) {
-    ::sched_yield();
-    return;
-  }
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
-
-// What another thread left in the record becomes its own.
+// What another thread left in the record becomes its own. Relaxed: that one held a handle, the end of which whoever
+// destroys the record has acquired.
 void take_belongings(FutureState& state) noexcept {
-  if (__atomic_load_n(&state.cancel_word, __ATOMIC_ACQUIRE) & word_belongings) state.set(flag_belongings);
+  if (__atomic_load_n(&state.cancel_word, __ATOMIC_RELAXED) & word_belongings) state.set(flag_belongings);
 }
 
 // ---- Becoming ready ----
@@ -154,6 +141,11 @@ bool unlink_shared_waiter(FutureState& state, Waiter& waiter) noexcept {
   return true;
 }
 
+bool waits_for_shared(FutureState& state, const Waiter& waiter) noexcept {
+  RecordLock lock(state);
+  return !state.done() && waiter.next != nullptr;
+}
+
 bool claim(FutureState& future) noexcept {
   RecordLock lock(future);
   if (future.done() || future.has(flag_started)) return false;
@@ -162,8 +154,13 @@ bool claim(FutureState& future) noexcept {
 }
 
 void unclaim(FutureState& future) noexcept {
-  RecordLock lock(future);
-  future.clear(flag_started);
+  {
+    RecordLock lock(future);
+    if (OURO_LIKELY((lock.word() & word_due) == 0)) return future.clear(flag_started);
+  }
+  // A task that waits for it was cancelled meanwhile.
+  future.set_outcome(outcome_cancelled);
+  settle_shared(future);
 }
 
 namespace {
@@ -174,6 +171,7 @@ Waiter* close_list(FutureState& state) noexcept {
   Waiter* first = std::exchange(state.waiters, nullptr);
   unsigned flags = state.all_flags() | flag_done;
   if ((flags & outcome_mask) == outcome_exception) flags |= flag_unretrieved;
+  // Release: who sees that it is done sees the result (pairs with the acquire in acquire_flags()).
   __atomic_store_n(&state.flags, static_cast<std::uint16_t>(flags), __ATOMIC_RELEASE);
   return first;
 }
@@ -197,6 +195,7 @@ bool complete_shared(FutureState& state) noexcept {
   if (state.has(flag_linked)) {
     if (WorkerGroup* group = group_of_record(state)) group->tasks.unlink(state);
   }
+  // Release: who counts it sees what it has done (pairs with the acquires in unfinished()).
   if (LoopState* here = running_loop; here && here->worker) {
     here->worker->ended.add_release(1);
   } else if (WorkerGroup* group = group_of_record(state)) {
@@ -255,7 +254,8 @@ DeferredDestruction::~DeferredDestruction() {
 }
 
 void drop_shared_ref(FutureState& state) noexcept {
-  // Acquire and release: whoever drops the last one has everything that the others did.
+  // Acquire and release, with each other and with leave_shared(): whoever drops the last one has everything that the
+  // others did.
   if (__atomic_fetch_sub(&state.refs, 1, __ATOMIC_ACQ_REL) == 1) destroy_shared(state);
 }
 
@@ -267,6 +267,7 @@ void destroy_shared(FutureState& state) noexcept {
 }
 
 void leave_shared(FutureState& state) noexcept {
+  // Acquire and release: as in drop_shared_ref().
   if (__atomic_fetch_sub(&state.refs, own_ref, __ATOMIC_ACQ_REL) != own_ref) return;
   // The last handle went while the task came to its end. The frame is destroyed, but not inside its own await_suspend.
   if (state.has(flag_unretrieved)) settle_debts(state);

@@ -101,11 +101,6 @@ inline bool is_private(const FutureState& task) noexcept {
   return (task.all_flags() & (flag_first_step | flag_shared)) == (flag_first_step | flag_shared);
 }
 
-// Whether the node is in its future's list of waiters. Whoever tells it, or takes it out, may be another thread than
-// those that look: only under the future's lock is it certain.
-inline bool is_linked(const GatherNode& node) noexcept { return __atomic_load_n(&node.linked, __ATOMIC_RELAXED); }
-inline void set_linked(GatherNode& node, bool now) noexcept { __atomic_store_n(&node.linked, now, __ATOMIC_RELAXED); }
-
 // The tasks of the group that can be found, and the children of their gathers, behind their parents.
 std::vector<FutureHandle> all_shared_tasks(WorkerGroup& group);
 // Something else than the library resumed the floating task by hand, here: this is its worker now.
@@ -114,12 +109,14 @@ void move_here(FutureState& task) noexcept;
 void make_ready(FutureState& task) noexcept;
 // False if somebody completes or has completed it. Else nobody else will, until settle_shared().
 bool claim(FutureState& future) noexcept;
+// It is not completed after all; or it is cancelled, if a cancellation came meanwhile.
 void unclaim(FutureState& future) noexcept;
 void settle_shared(FutureState& state) noexcept;
 // As complete(): true if the frame is to go.
 bool complete_shared(FutureState& state) noexcept;
-bool link_shared_waiter(FutureState& state, Waiter& waiter) noexcept;    // false if it is done
-bool unlink_shared_waiter(FutureState& state, Waiter& waiter) noexcept;  // false if it is being told
+bool link_shared_waiter(FutureState& state, Waiter& waiter) noexcept;      // false if it is done
+bool unlink_shared_waiter(FutureState& state, Waiter& waiter) noexcept;    // false if it is being told
+bool waits_for_shared(FutureState& state, const Waiter& waiter) noexcept;  // it is linked, and not being told
 // What another thread left in the record, a Rare, is destroyed with it. Before its frame goes.
 void take_belongings(FutureState& state) noexcept;
 bool cancel_shared(FutureState& first, const std::string& message) noexcept;

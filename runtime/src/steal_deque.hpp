@@ -36,7 +36,11 @@ namespace ouro::detail {
 template <class T>
 class StealDeque {
  public:
+#ifdef OURO_MODEL
+  static constexpr std::size_t default_capacity = 2;  // every execution of a model makes its own
+#else
   static constexpr std::size_t default_capacity = 256;
+#endif
 
   // Requires: a capacity that is a power of two.
   explicit StealDeque(std::size_t capacity = default_capacity) {

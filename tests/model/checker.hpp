@@ -2,16 +2,19 @@
 // make it run, up to a bound on preemptions, and says how it fails if it does.
 //
 // The program is a function; std::thread, std::mutex, sched_yield and the library's futex are the checker's while it
-// runs (stand_ins.cpp), and so are the library's atomics (checked_atomic.hpp). The files under test are the library's
-// own, compiled once more: with -fsanitize=thread, whose calls for each access to plain memory land in the checker
-// (shadow.cpp) instead of ThreadSanitizer. So a data race, or a use after free, is found wherever it is, and nothing in
-// the library is written for the checker. The way of C11Tester (Luo and Demsky, ASPLOS 2021, doi
-// 10.1145/3445814.3446711).
+// runs (stand_ins.cpp), and so are the library's atomics (checked_atomic.hpp), also those on plain words
+// (checked_words.hpp). The files under test are the library's own, compiled once more: with -fsanitize=thread, whose
+// calls for each access to plain memory land in the checker (shadow.cpp) instead of ThreadSanitizer. So a data race, or
+// a use after free, is found wherever it is, and nothing in the library is written for the checker. The way of
+// C11Tester (Luo and Demsky, ASPLOS 2021, doi 10.1145/3445814.3446711).
 //
 // An execution is a sequence of decisions: which thread makes the next step, and for a step which of its possible
 // effects it has (memory.hpp). All are tried, depth first, by running the program again from its start along the trail
 // of decisions so far. To leave a thread that could have gone on is a preemption, and there are at most as many as the
 // bound says (Musuvathi and Qadeer, "Iterative context bounding", PLDI 2007, doi 10.1145/1250734.1250785).
+//
+// Which operations can be in conflict, over the same atomic with no order between them, is found out on the way: before
+// any other there is no preemption, for none would have an effect that one before the next conflict has not.
 //
 // What has been executed is a graph: for each thread the sequence of its operations and of the stores that they read,
 // for each location its modification order. The rest of the execution depends on nothing else, so one that arrives at
@@ -53,9 +56,11 @@ struct Options {
   unsigned stale = 1000;
   unsigned steps_max = 4000;  // in one execution; more count as spinning for ever
   std::uint64_t executions_max = 3'000'000;
+  bool heavy_barrier = false;  // the system has one (src/barrier.hpp)
   bool leaks = true;
-  bool warm_up = true;  // a first execution, for function-local statics, with memory of the C library
-  bool cut_off = true;  // executions that arrive where another has been
+  bool warm_up = true;         // a first execution, for function-local statics, with memory of the C library
+  bool cut_off = true;         // executions that arrive where another has been
+  bool only_contested = true;  // threads are preempted before operations in conflict with another one's, and no others
   // One change of the program; nullptr: none. Its place is found among `sites`, those of a run without it.
   const Mutation* mutation = nullptr;
   const std::vector<Site>* sites = nullptr;

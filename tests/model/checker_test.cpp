@@ -273,12 +273,97 @@ TEST(Checker, NothingIsLostByCuttingOff) {
   };
   Options options;
   options.preemptions = 20;
+  options.only_contested = false;
   const Report cut = explore(options, program);
   options.cut_off = false;
   const Report whole = explore(options, program);
   ASSERT_TRUE(cut.complete && whole.complete) << whole.summary();
   EXPECT_EQ(whole.outcomes, cut.outcomes);
   EXPECT_LT(cut.executions * 4, whole.executions);
+}
+
+// Nor by preempting nobody where nothing is contested.
+TEST(Checker, NothingIsLostByPreemptingWhereItMatters) {
+  const auto program = [] {
+    Atomic<int> x{0}, y{0}, own{0};
+    int a = 0, b = 0;
+    std::thread other([&] {
+      Atomic<int> mine{0};
+      mine.fetch_add(1);
+      x.store(1, relaxed);
+      mine.fetch_add(1);
+      a = y.load(relaxed);
+      mine.fetch_add(1);
+    });
+    own.fetch_add(1);
+    y.store(1, relaxed);
+    own.fetch_add(1);
+    b = x.load(relaxed);
+    own.fetch_add(1);
+    other.join();
+    ouro::model::record({a, b, own.load(relaxed)});
+  };
+  Options options;
+  options.preemptions = 6;
+  const Report some = explore(options, program);
+  options.only_contested = false;
+  const Report all = explore(options, program);
+  ASSERT_TRUE(some.complete && all.complete) << some.summary();
+  EXPECT_EQ(all.outcomes, some.outcomes);
+  EXPECT_LT(some.states * 2, all.states);
+}
+
+// ---- Words that are atomic and plain by turns ----
+
+TEST(Checker, PlainAndAtomicByTurns) {
+  const auto program = [](bool beside) {
+    int word = 1;
+    std::thread other([&] {
+      __atomic_store_n(&word, 2, __ATOMIC_RELAXED);
+      word = 3;
+    });
+    if (beside) static_cast<void>(__atomic_load_n(&word, __ATOMIC_ACQUIRE));
+    other.join();
+    check(__atomic_fetch_add(&word, 1, __ATOMIC_RELAXED) == 3, "a plain write begins it anew");
+    check(word == 4, "what an operation wrote is in the object");
+  };
+  EXPECT_EQ("", failure([&] { program(false); }));
+  EXPECT_THAT(failure([&] { program(true); }), StartsWith("data race"));
+}
+
+TEST(Checker, APlainReadBesideAnAtomicWrite) {
+  const auto program = [](int order) {
+    int word = 0;
+    int flag = 0;
+    std::thread other([&] {
+      __atomic_store_n(&word, 1, __ATOMIC_RELAXED);
+      __atomic_store_n(&flag, 1, order);
+    });
+    if (__atomic_load_n(&flag, __ATOMIC_ACQUIRE) == 1) check(word == 1, "it is the value that was stored");
+    other.join();
+  };
+  EXPECT_EQ("", failure([&] { program(__ATOMIC_RELEASE); }));
+  EXPECT_THAT(failure([&] { program(__ATOMIC_RELAXED); }), StartsWith("data race"));
+}
+
+TEST(Checker, ARecursiveMutexIsLockedAgain) {
+  const auto program = [](bool both) {
+    std::recursive_mutex mutex;
+    int plain = 0;
+    std::thread other([&] {
+      const std::lock_guard outer(mutex);
+      {
+        const std::lock_guard inner(mutex);
+      }
+      ++plain;
+    });
+    if (both) mutex.lock();
+    ++plain;
+    if (both) mutex.unlock();
+    other.join();
+  };
+  EXPECT_EQ("", failure([&] { program(true); }));
+  EXPECT_THAT(failure([&] { program(false); }), StartsWith("data race"));
 }
 
 // ---- Mutants ----

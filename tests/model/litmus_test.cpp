@@ -11,6 +11,8 @@
 #include <model/checker.hpp>
 #include <ouro/runtime/detail/atomic.hpp>
 
+#include "barrier.hpp"
+
 namespace {
 
 using ouro::detail::Atomic;
@@ -88,6 +90,47 @@ TEST(Litmus, StoreBufferingIsForbiddenByTwoSeqCstFences) {
 
 TEST(Litmus, StoreBufferingWithAFenceOnOneSideAndSeqCstOnTheOther) {
   EXPECT_EQ(not_both_missed, store_buffering(seq_cst, seq_cst, true, false));
+}
+
+// A barrier that makes all threads execute a fence does for both.
+TEST(Litmus, StoreBufferingWithAHeavyBarrierOnOneSide) {
+  const auto outcomes = [](bool barrier) {
+    return outcomes_of([=] {
+      Atomic<int> x{0}, y{0};
+      int a = 0, b = 0;
+      in_threads(
+          [&] {
+            x.store(1, release);
+            a = y.load(relaxed);
+          },
+          [&] {
+            y.store(1, relaxed);
+            if (barrier) ouro::detail::heavy_barrier();
+            b = x.load(relaxed);
+          });
+      record({a, b});
+    });
+  };
+  EXPECT_EQ(outcomes(false), (Outcomes{{0, 0}, {0, 1}, {1, 0}, {1, 1}}));
+  EXPECT_EQ(outcomes(true), (Outcomes{{0, 1}, {1, 0}, {1, 1}}));
+}
+
+// It orders nothing else: who reads what was stored before it does not know what came before that.
+TEST(Litmus, AHeavyBarrierReleasesNothing) {
+  const auto report = explore(unbounded(), [] {
+    int plain = 0;
+    Atomic<int> x{0};
+    in_threads(
+        [&] {
+          plain = 1;
+          x.store(1, relaxed);
+        },
+        [&] {
+          ouro::detail::heavy_barrier();
+          if (x.load(relaxed) == 1) record({plain});
+        });
+  });
+  EXPECT_TRUE(report.failed);
 }
 
 TEST(Litmus, StoreBufferingWithExchanges) {

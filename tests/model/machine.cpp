@@ -206,6 +206,16 @@ unsigned Machine::choose(unsigned count) {
   return 0;
 }
 
+// The same for a step, which has its place in the trail even where there is no choice: so a schedule can be replayed
+// without knowing what was contested.
+unsigned Machine::choose_step(unsigned count) {
+  if (count != 1) return choose(count);
+  if (warming_up) return 0;
+  if (depth_ == trail_.size()) trail_.push_back({0, 1});
+  ++depth_;
+  return 0;
+}
+
 bool Machine::backtrack() {
   while (!trail_.empty() && trail_.back().chosen + 1U == trail_.back().count) trail_.pop_back();
   if (trail_.empty()) return false;
@@ -311,13 +321,52 @@ void Machine::decide(bool stays, bool costs) {
     break;
   }
   look_up(stays, costs);
-  const unsigned next = options[choose(count)];
+  const unsigned next = options[costs ? choose_step(count) : choose(count)];
   if (next == current_) return;
   if (costs) --left_;
   switch_to(next);
 }
 
 void Machine::step() { decide(true, true); }
+
+void Machine::step(const void* at) {
+  if (replaying_ || !options_.only_contested || contested_.count(at) != 0) return step();
+  if (++steps_ > options_.steps_max) fail("no end after " + std::to_string(steps_) + " steps");
+  choose_step(1);
+}
+
+void Machine::meets(Location& location, const void* at, bool writes) {
+  if (location.conflicts(current_, self().view.known, writes)) contest(at);
+}
+
+void Machine::contest(const void* at) {
+  if (!options_.only_contested || !contested_.insert(at).second || replaying_ || warming_up) return;
+  leave(End::restarts);
+}
+
+std::memory_order Machine::simplify(std::memory_order order, const void* at, bool reads, bool writes) const {
+  if (order != std::memory_order_seq_cst || !options_.only_contested || replaying_ || contested_.count(at) != 0) {
+    return order;
+  }
+  return !writes ? std::memory_order_acquire : reads ? std::memory_order_acq_rel : std::memory_order_release;
+}
+
+void Machine::meet_plainly(std::uintptr_t from, std::uintptr_t to, bool writes, const void* pc) {
+  for (std::uintptr_t at = from; at < to; ++at) {
+    Location* const location = memory.find(reinterpret_cast<const void*>(at));
+    if (!location || location->overwritten()) continue;
+    if (writes) {
+      location->overwrite();
+      continue;
+    }
+    if (const Location::Store* store = location->unknown_to(self().view.known)) {
+      shadow.report(at, Shadow::Touch::read, pc, store->by.thread, store->by.tick, true, false);
+    }
+    // What is read is what was written last; which that is may not be seen elsewhere.
+    const Stamp by = location->newest().by;
+    self().history = mix(self().history, std::uint64_t{by.thread} << 16 | by.tick);
+  }
+}
 
 void Machine::yield() {
   Thread& thread = self();
@@ -403,6 +452,31 @@ void Machine::resolve_mutation() {
   }
 }
 
+// Runs the program in all ways with so many preemptions, until there have been that many executions in all.
+void Machine::search(unsigned preemptions, std::uint64_t executions_max, Report& report) {
+  options_.preemptions = preemptions;
+  report.complete = false;
+  do {
+    tracing_ = replaying_;
+    run(*program_);
+    ++report.executions;
+    if (end_ == End::failed) return;
+    if (end_ == End::restarts) {
+      trail_.clear();
+      visited_.assign(visited_first, {});
+      visited_count_ = 0;
+      continue;
+    }
+    trail_.resize(depth_);
+    report.complete = replaying_ || !backtrack();
+  } while (!report.complete && report.executions < executions_max);
+  if (replaying_) return;
+  trail_.clear();
+  visited_.assign(visited_first, {});
+  report.states = visited_count_;
+  visited_count_ = 0;
+}
+
 Report Machine::explore(const Options& options, const std::function<void()>& program) {
   const auto began = std::chrono::steady_clock::now();
   options_ = options;
@@ -412,6 +486,10 @@ Report Machine::explore(const Options& options, const std::function<void()>& pro
   Report report;
   resolve_mutation();
   sites_.clear();
+  // A mutant's conflicts are those of the program, and few more.
+  std::unordered_set<const void*>& found_contested = contested_of_[&program];
+  contested_ = found_contested;
+  program_ = &program;
   visited_.assign(visited_first, {});
   visited_count_ = 0;
   if (!options.mutation && options.warm_up) {
@@ -420,6 +498,7 @@ Report Machine::explore(const Options& options, const std::function<void()>& pro
     warming_up = false;
     outcomes.clear();
   }
+  end_ = End::complete;
   replaying_ = !options.schedule.empty();
   for (std::size_t at = 0; at < options.schedule.size();) {
     std::size_t used = 0;
@@ -427,14 +506,13 @@ Report Machine::explore(const Options& options, const std::function<void()>& pro
     at += used + 1;
   }
   trace_.clear();
-  do {
-    tracing_ = replaying_;
-    run(program);
-    ++report.executions;
-    if (end_ == End::failed) break;
-    trail_.resize(depth_);
-    report.complete = replaying_ || !backtrack();
-  } while (!report.complete && report.executions < options.executions_max);
+  // With fewer preemptions most of what is contested is found early.
+  constexpr std::uint64_t first_ones = 500;
+  const bool looks_first = options.only_contested && !replaying_ && found_contested.empty();
+  for (unsigned bound = 0; looks_first && bound < options.preemptions && end_ != End::failed; ++bound) {
+    search(bound, report.executions + std::min(first_ones, options.executions_max), report);
+  }
+  if (end_ != End::failed) search(options.preemptions, report.executions + options.executions_max, report);
   report.failed = end_ == End::failed;
   if (report.failed) {
     trail_.resize(depth_);
@@ -447,9 +525,10 @@ Report Machine::explore(const Options& options, const std::function<void()>& pro
     for (const Decision& decision : trail_) report.schedule += std::to_string(decision.chosen) + ".";
   }
   tracing_ = false;
+  found_contested = std::move(contested_);
   report.message = report.failed ? message_ : "";
   report.trace = trace_;
-  report.states = visited_count_;
+  if (report.failed) report.states = visited_count_;
   report.outcomes = outcomes;
   for (auto& [key, entry] : sites_) report.sites.push_back(entry.site);
   std::sort(report.sites.begin(), report.sites.end(), [](const Site& a, const Site& b) {

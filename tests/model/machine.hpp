@@ -14,6 +14,7 @@
 #include <map>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include <model/checked_atomic.hpp>
@@ -38,7 +39,8 @@ class Inside {
 // What happened to each byte of plain memory, for data races; and the program's heap. See shadow.cpp.
 class Shadow {
  public:
-  enum class Touch : std::uint8_t { read, write, atomic, free };
+  // `word`: atomic, of what is plain at other times.
+  enum class Touch : std::uint8_t { read, write, atomic, word, free };
 
   Shadow();
   Shadow(const Shadow&) = delete;
@@ -47,12 +49,17 @@ class Shadow {
   void reset() noexcept;
   void touch(const void* address, std::size_t bytes, Touch how, const void* pc);
 
+  // Fresh memory that is not from here.
+  void forget(const void* address, std::size_t bytes);
+
   // Each thread cuts its memory from a piece of its own, so that addresses depend on what it did alone. Nothing is
   // used twice in one execution.
   void* allocate(std::size_t bytes, std::size_t alignment);
   void free(void* memory, const void* pc);
   bool owns(const void* memory) const noexcept;
   std::string leaks() const;
+  [[noreturn]] void report(std::uintptr_t address, Touch how, const void* pc, unsigned other, Tick tick, bool wrote,
+                           bool freed);
 
  private:
   struct Cell {
@@ -68,6 +75,7 @@ class Shadow {
   struct Page {
     std::uintptr_t key;
     std::uint32_t generation;
+    std::uint8_t shared;                           // a bit for each word that atomic operations use too
     std::array<std::uint32_t, page_words> parted;  // where in parted_ its cells are, and 1; or 0
     std::array<Cell, page_words> cells;
   };
@@ -90,8 +98,6 @@ class Shadow {
   bool admit(Cell& cell, Touch how) noexcept;
   void check_word(std::uintptr_t address, unsigned from, unsigned to, Touch how, const void* pc);
   [[noreturn]] void refuse(const Cell& cell, std::uintptr_t address, Touch how, const void* pc);
-  [[noreturn]] void report(std::uintptr_t address, Touch how, const void* pc, unsigned other, Tick tick, bool wrote,
-                           bool freed);
   std::string describe(std::uintptr_t address) const;
 
   std::vector<Page> pages_;  // of what is not on the heap, by a hash
@@ -142,6 +148,18 @@ class Machine {
   unsigned choose(unsigned count);
   // Before an operation: another thread may go first.
   void step();
+  // Before one on `at`. No other thread needs to go first if none will ever be in conflict with it over that; which
+  // addresses are contested is found out on the way, and then the exploration begins anew. (Every execution has one of
+  // the same effect in which threads leave off only where it matters, unless that first conflict is in it.)
+  void step(const void* at);
+  // It is about to be done: what happened there is a conflict if nothing puts the two in order.
+  void meets(Location& location, const void* at, bool writes);
+  void contest(const void* at);
+  // What a sequentially consistent operation comes to where nothing is contested: its place in the one order says no
+  // more than what puts it in order with all others there.
+  std::memory_order simplify(std::memory_order order, const void* at, bool reads, bool writes) const;
+  // A plain access of words that atomic operations use too.
+  void meet_plainly(std::uintptr_t from, std::uintptr_t to, bool writes, const void* pc);
   void yield();
   // After an operation: `result` is what the thread can tell of it.
   void did(const char* what, const void* at, const Place* place, std::uint64_t result, const Effect* effect = nullptr,
@@ -158,7 +176,10 @@ class Machine {
   unsigned spawn(std::function<void()> body);
   [[noreturn]] void fail(const std::string& why);
 
-  void lock(const void* mutex);
+  bool has_heavy_barrier() const noexcept { return options_.heavy_barrier; }
+  // Every thread executes a sequentially consistent fence, where it is.
+  void heavy_barrier(const Place& place);
+  void lock(const void* mutex, bool recursive = false);
   bool try_lock(const void* mutex);
   void unlock(const void* mutex);
   bool futex_wait(const void* word, std::uint32_t initial, std::uint32_t expected, bool timed);
@@ -185,6 +206,7 @@ class Machine {
   };
   struct Mutex {
     int owner = -1;
+    unsigned again = 0;  // a recursive one: locked so often besides
     VectorClock known;
     std::uint64_t hash = 0;
   };
@@ -197,7 +219,7 @@ class Machine {
     VectorClock known;
     std::uint64_t hash = 0;
   };
-  enum class End : std::uint8_t { complete, pruned, failed };
+  enum class End : std::uint8_t { complete, pruned, restarts, failed };
   struct SiteKey {
     const char* file;
     const char* operation;
@@ -211,8 +233,10 @@ class Machine {
 
   static void enter();
   void run(const std::function<void()>& program);
+  void search(unsigned preemptions, std::uint64_t executions_max, Report& report);
   void reset();
   bool backtrack();
+  unsigned choose_step(unsigned count);
   void decide(bool stays, bool costs);
   bool somebody_ready() const noexcept;
   void nobody_ready();
@@ -239,6 +263,9 @@ class Machine {
   std::string trace_;
   std::string message_;
   End end_ = End::complete;
+  std::unordered_set<const void*> contested_;
+  std::map<const void*, std::unordered_set<const void*>> contested_of_;  // by program; too many do no harm
+  const std::function<void()>* program_ = nullptr;
   std::uint64_t order_hash_ = 0;  // of mutexes, futexes and foreign atomics
   std::unordered_map<const void*, Mutex> mutexes_;
   std::unordered_map<const void*, Futex> futexes_;

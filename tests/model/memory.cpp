@@ -8,7 +8,7 @@
 namespace ouro::model {
 namespace {
 
-constexpr std::size_t totals_max = 64;  // a mask of them is one word
+constexpr std::size_t totals_max = 128;  // as many as a mask has bits
 
 bool is_total(std::memory_order order) noexcept { return order == std::memory_order_seq_cst; }
 
@@ -36,22 +36,22 @@ void Memory::reset(unsigned stale) noexcept {
   totals_.clear();
 }
 
-Location& Memory::at(const void* address, std::uint64_t initial) {
+Location* Memory::find(const void* address) noexcept {
   const auto key = reinterpret_cast<std::uintptr_t>(address);
   std::size_t slot = static_cast<std::size_t>(mix(key, 1)) & (table_.size() - 1);
-  while (table_[slot].generation == generation_) {
-    if (table_[slot].address == key) return locations_[table_[slot].index];
-    slot = (slot + 1) & (table_.size() - 1);
+  for (; table_[slot].generation == generation_; slot = (slot + 1) & (table_.size() - 1)) {
+    if (table_[slot].address == key) return &locations_[table_[slot].index];
   }
-  if (used_ > table_.size() / 2) give_up("more than 512 atomics in one execution");
-  if (used_ == locations_.size()) {
-    locations_.reserve(table_.size());  // references stay good
-    locations_.emplace_back();
-  }
-  table_[slot] = Slot{key, generation_, static_cast<std::uint32_t>(used_)};
-  Location& made = locations_[used_++];
-  made.address_ = key;
+  return nullptr;
+}
+
+// From here on the location holds `initial`, and has since the beginning of time.
+void Memory::begin(Location& made, std::uint64_t initial) noexcept {
+  hash_ -= made.hash_;
   made.hash_ = 0;
+  made.overwritten_ = false;
+  made.read_.fill(0);
+  made.wrote_.fill(0);
   made.stores_.clear();
   made.order_.clear();
   for (auto& seen : made.seen_) seen.clear();
@@ -61,24 +61,41 @@ Location& Memory::at(const void* address, std::uint64_t initial) {
   made.accesses_.clear();
   made.stores_.push_back({initial, Stamp{0, 0}, VectorClock(), false, 0});
   made.order_.push_back(0);
+}
+
+Location& Memory::at(const void* address, std::uint64_t initial) {
+  if (Location* found = find(address)) {
+    if (found->overwritten_) begin(*found, initial);
+    return *found;
+  }
+  const auto key = reinterpret_cast<std::uintptr_t>(address);
+  std::size_t slot = static_cast<std::size_t>(mix(key, 1)) & (table_.size() - 1);
+  while (table_[slot].generation == generation_) slot = (slot + 1) & (table_.size() - 1);
+  if (used_ > table_.size() / 2) give_up("more than 512 atomics in one execution");
+  if (used_ == locations_.size()) {
+    locations_.reserve(table_.size());  // references stay good
+    locations_.emplace_back();
+  }
+  table_[slot] = Slot{key, generation_, static_cast<std::uint32_t>(used_)};
+  Location& made = locations_[used_++];
+  made.address_ = key;
+  made.hash_ = 0;
+  begin(made, initial);
   return made;
 }
 
-void Memory::begin(const void* address, std::uint64_t initial, unsigned thread, const View& view) {
-  Location& made = at(address, initial);
-  const Stamp by{thread, view.known[thread]};
-  hash_ -= made.hash_;
-  made.hash_ = 0;
-  made.stores_.clear();
-  made.order_.clear();
-  for (auto& seen : made.seen_) seen.clear();
-  made.looked_at_.fill(false);
-  made.old_read_.fill(0);
-  made.caught_up_.fill(0);
-  made.accesses_.clear();
-  made.stores_.push_back({initial, by, VectorClock(), false, 0});
-  made.order_.push_back(0);
-  made.seen_[thread].push_back({by.tick, 0});
+void Memory::forget(const void* address) noexcept {
+  if (Location* found = find(address)) found->overwrite();
+}
+
+bool Location::conflicts(unsigned thread, const VectorClock& known, bool writes) noexcept {
+  bool found = false;
+  for (unsigned other = 0; other < threads_max; ++other) {
+    if (other == thread) continue;
+    found = found || wrote_[other] > known[other] || (writes && read_[other] > known[other]);
+  }
+  (writes ? wrote_ : read_)[thread] = known[thread];
+  return found;
 }
 
 // The place of the oldest store that the thread may still read, knowing `known`.
@@ -120,9 +137,9 @@ void Memory::note(Location& at, unsigned thread, const View& view, std::uint16_t
   if (acquire) known.join(at.stores_[store].carried);
   int number = -1;
   if (total) {
-    if (totals_.size() == totals_max) give_up("more than 64 seq_cst operations in one execution");
+    if (totals_.size() == totals_max) give_up("more than 128 seq_cst operations in one execution");
     number = static_cast<int>(totals_.size());
-    totals_.push_back({{thread, view.known[thread]}, false, view.known, known});
+    totals_.push_back({{thread, view.known[thread]}, false, view.known, known, 0});
   }
   at.accesses_.push_back({{thread, view.known[thread]}, store, writes, number, known});
 }
@@ -136,18 +153,19 @@ void Memory::forget_last(Location& at) noexcept {
 // B; the constraints are those of [atomics.order] 4, where of a location's accesses a store at place p has rank 2p, and
 // a load of it 2p + 1: coherence-ordered-before is to have the lower rank.
 bool Memory::ordered() const {
-  std::array<std::uint64_t, totals_max> before{};
+  std::array<TotalMask, totals_max> before{};
   const std::size_t count = totals_.size();
   for (std::size_t b = 0; b < count; ++b) {
+    before[b] = totals_[b].after;
     for (std::size_t a = 0; a < count; ++a) {
       // Of the same thread; or something behind A in its thread happened before B's thread came to B.
       const Stamp from = totals_[a].by;
-      if (a != b && totals_[b].before[from.thread] > from.tick) before[b] |= std::uint64_t{1} << a;
+      if (a != b && totals_[b].before[from.thread] > from.tick) before[b] |= TotalMask{1} << a;
     }
   }
   struct Ranked {
     unsigned rank;
-    std::uint64_t sources, targets;
+    TotalMask sources, targets;
   };
   static std::vector<Ranked> ranked;
   for (std::size_t i = 0; i < used_; ++i) {
@@ -155,39 +173,40 @@ bool Memory::ordered() const {
     ranked.clear();
     for (const Location::Access& access : at.accesses_) {
       Ranked entry{at.stores_[access.store].place * 2U + !access.writes, 0, 0};
-      if (access.total >= 0) entry.sources = entry.targets = std::uint64_t{1} << access.total;
+      if (access.total >= 0) entry.sources = entry.targets = TotalMask{1} << access.total;
       for (std::size_t f = 0; f < count; ++f) {
         if (!totals_[f].fence) continue;
         if (access.known.knows(totals_[f].by) && access.by.thread != totals_[f].by.thread)
-          entry.sources |= std::uint64_t{1} << f;
+          entry.sources |= TotalMask{1} << f;
         if (access.by.thread == totals_[f].by.thread) {
-          (totals_[f].by.tick < access.by.tick ? entry.sources : entry.targets) |= std::uint64_t{1} << f;
+          (totals_[f].by.tick < access.by.tick ? entry.sources : entry.targets) |= TotalMask{1} << f;
         } else if (totals_[f].known.knows(access.by)) {
-          entry.targets |= std::uint64_t{1} << f;
+          entry.targets |= TotalMask{1} << f;
         }
       }
       if (entry.sources | entry.targets) ranked.push_back(entry);
     }
     std::sort(ranked.begin(), ranked.end(), [](const Ranked& a, const Ranked& b) { return a.rank < b.rank; });
-    std::uint64_t lower = 0, same = 0;
+    TotalMask lower = 0, same = 0;
     for (std::size_t r = 0; r < ranked.size(); ++r) {
       if (r != 0 && ranked[r].rank != ranked[r - 1].rank) {
         lower |= same;
         same = 0;
       }
       same |= ranked[r].sources;
-      for (std::uint64_t left = ranked[r].targets; left != 0; left &= left - 1) {
-        before[static_cast<std::size_t>(__builtin_ctzll(left))] |= lower;
+      if (lower == 0) continue;
+      for (std::size_t b = 0; b < count; ++b) {
+        if ((ranked[r].targets >> b & 1) != 0) before[b] |= lower;
       }
     }
   }
   // An order exists if the operations can be taken away one after the other, each when nothing is left before it.
-  std::uint64_t left = count == totals_max ? ~std::uint64_t{0} : (std::uint64_t{1} << count) - 1;
+  TotalMask left = count == totals_max ? ~TotalMask{0} : (TotalMask{1} << count) - 1;
   for (bool any = true; any && left != 0;) {
     any = false;
     for (std::size_t b = 0; b < count; ++b) {
       if ((left >> b & 1) != 0 && (before[b] & left) == 0) {
-        left &= ~(std::uint64_t{1} << b);
+        left &= ~(TotalMask{1} << b);
         any = true;
       }
     }
@@ -336,16 +355,17 @@ Effect Memory::compare_exchange(Location& at, unsigned thread, View& view, std::
   return commit_load(at, thread, view, chosen.store, failure);
 }
 
-void Memory::fence(unsigned thread, View& view, std::memory_order order) {
+unsigned Memory::fence(unsigned thread, View& view, std::memory_order order, TotalMask after) {
   const VectorClock before = view.known;
   const Stamp by{thread, view.known[thread]};
   if (acquires(order)) view.known.join(view.unacquired);
   if (is_total(order)) {
-    if (totals_.size() == totals_max) give_up("more than 64 seq_cst operations in one execution");
-    totals_.push_back({by, true, before, view.known});
+    if (totals_.size() == totals_max) give_up("more than 128 seq_cst operations in one execution");
+    totals_.push_back({by, true, before, view.known, after});
   }
   if (releases(order)) view.fenced = view.known;
   ++view.known[thread];
+  return totals_.empty() ? 0 : static_cast<unsigned>(totals_.size() - 1);
 }
 
 void Memory::catch_up(unsigned thread) noexcept {

@@ -26,6 +26,7 @@ namespace ouro::model {
 
 inline constexpr unsigned threads_max = 6;
 using Tick = std::uint16_t;
+__extension__ typedef unsigned __int128 TotalMask;  // of sequentially consistent operations
 
 // One operation of one thread; tick 0 of any thread happened before everything.
 struct Stamp {
@@ -75,6 +76,18 @@ class Location {
   const std::vector<Store>& stores() const noexcept { return stores_; }
   const Store& newest() const noexcept { return stores_[order_.back()]; }
 
+  // Stored by a thread that did so when the reader could not know.
+  const Store* unknown_to(const VectorClock& known) const noexcept {
+    for (const Store& store : stores_) {
+      if (!known.knows(store.by)) return &store;
+    }
+    return nullptr;
+  }
+  // True if another thread has done something here that nothing puts in order with what `thread` is about to do.
+  bool conflicts(unsigned thread, const VectorClock& known, bool writes) noexcept;
+  void overwrite() noexcept { overwritten_ = true; }
+  bool overwritten() const noexcept { return overwritten_; }
+
  private:
   friend class Memory;
 
@@ -93,6 +106,8 @@ class Location {
 
   std::uintptr_t address_ = 0;
   std::uint64_t hash_ = 0;
+  bool overwritten_ = false;                        // by a plain write: it begins anew
+  std::array<Tick, threads_max> read_{}, wrote_{};  // by thread: its last
   std::vector<Store> stores_;
   std::vector<std::uint16_t> order_;                   // stores, oldest first
   std::array<std::vector<Seen>, threads_max> seen_;    // by thread: what its operations have read or written
@@ -122,10 +137,14 @@ class Memory {
   void reset(unsigned stale) noexcept;
   unsigned stale_left() const noexcept { return stale_left_; }
 
-  // The location at an address; made when it is first met, with `initial` in it from the beginning of time.
+  // The location at an address; made when it is first met, or first after what it held was forgotten, with `initial` in
+  // it from the beginning of time: plain writes, which began it, are in order with whatever comes here, or the program
+  // is wrong in another way.
   Location& at(const void* address, std::uint64_t initial);
-  // The same, newly made by a thread: what the address held before is forgotten.
-  void begin(const void* address, std::uint64_t initial, unsigned thread, const View& view);
+  // The location at an address, or nullptr if it has not been met.
+  Location* find(const void* address) noexcept;
+  // An object was made there: what the address held before is forgotten.
+  void forget(const void* address) noexcept;
 
   // `more` (or nullptr) is known to whoever reads on the thread's behalf, besides what the thread knows.
   Effect load(Location& at, unsigned thread, View& view, std::memory_order order, const VectorClock* more = nullptr);
@@ -138,7 +157,9 @@ class Memory {
   }
   Effect compare_exchange(Location& at, unsigned thread, View& view, std::uint64_t expected, std::uint64_t desired,
                           std::memory_order success, std::memory_order failure);
-  void fence(unsigned thread, View& view, std::memory_order order);
+  // A sequentially consistent one gives its number; it comes behind those whose bits are set in `after`, besides what
+  // the threads know of each other.
+  unsigned fence(unsigned thread, View& view, std::memory_order order, TotalMask after = 0);
   // From here on the thread's loads find what was there now, at the places that it has looked at since the last call.
   void catch_up(unsigned thread) noexcept;
 
@@ -156,8 +177,10 @@ class Memory {
     bool fence;
     VectorClock before;  // known to its thread when it began
     VectorClock known;   // the same, with what it acquired
+    TotalMask after = 0;
   };
 
+  void begin(Location& made, std::uint64_t initial) noexcept;
   std::uint16_t oldest_visible(const Location& at, unsigned thread, const VectorClock& known) const noexcept;
   bool taken(const Location& at, std::uint16_t place) const noexcept;
   Candidate choose_candidate(Location& at, unsigned thread, bool reads);

@@ -132,39 +132,53 @@ std::string Machine::describe(const void* address) const {
 
 // ---- Atomics ----
 
-void made(void* at, unsigned size) noexcept {
-  if (!active) return;
-  const Inside inside;
-  Machine& m = machine();
-  m.shadow.touch(at, size, Shadow::Touch::write, __builtin_return_address(0));
-  m.memory.begin(at, peek(at, size), m.current(), m.self().view);
-}
+namespace {
 
-std::uint64_t load(const void* at, unsigned size, Order order, const Place& place) noexcept {
-  if (!active) return peek(at, size);
+// What an operation acts on: an Atomic, or a word that is plain at other times.
+struct Target {
+  void* at;
+  unsigned size;
+  bool word;
+
+  // Requires: no step() comes between this and what is done with it.
+  Location& location(Machine& m) const {
+    m.shadow.touch(at, size, word ? Shadow::Touch::word : Shadow::Touch::atomic, __builtin_return_address(0));
+    return m.memory.at(at, peek(at, size));
+  }
+  void written(Machine& m, const Location& location) const {
+    if (word) std::memcpy(at, &location.newest().value, size);
+    m.changed();
+  }
+};
+
+std::uint64_t load(Target target, Order order, const Place& place) {
+  if (!active) return peek(target.at, target.size);
   const Inside inside;
   Machine& m = machine();
   const Mutation* mutation = m.meet(place, "load", order, nullptr);
   if (mutation && mutation->what == Mutate::pretend) return mutation->value;
   if (mutation && mutation->what == Mutate::weaken) order = mutation->order;
-  m.step();
-  m.shadow.touch(at, size, Shadow::Touch::atomic, __builtin_return_address(0));
-  const Effect effect = m.memory.load(m.memory.at(at, peek(at, size)), m.current(), m.self().view, order);
-  m.did("load", at, &place, bits_of(effect.from), &effect, order);
+  m.step(target.at);
+  Location& location = target.location(m);
+  m.meets(location, target.at, false);
+  const Effect effect = m.memory.load(location, m.current(), m.self().view, m.simplify(order, target.at, true, false));
+  m.did("load", target.at, &place, bits_of(effect.from), &effect, order);
   return effect.value;
 }
 
-static void store_now(Machine& m, void* at, unsigned size, std::uint64_t value, Order order, const Place& place) {
-  m.step();
-  m.shadow.touch(at, size, Shadow::Touch::atomic, __builtin_return_address(0));
-  const Effect effect = m.memory.store(m.memory.at(at, peek(at, size)), m.current(), m.self().view, value, order);
-  m.changed();
-  m.did("store", at, &place, 1, &effect, order);
+void store_now(Machine& m, Target target, std::uint64_t value, Order order, const Place& place) {
+  m.step(target.at);
+  Location& location = target.location(m);
+  m.meets(location, target.at, true);
+  const Effect effect =
+      m.memory.store(location, m.current(), m.self().view, value, m.simplify(order, target.at, false, true));
+  target.written(m, location);
+  m.did("store", target.at, &place, 1, &effect, order);
 }
 
-void store(void* at, unsigned size, std::uint64_t value, Order order, const Place& place) noexcept {
+void store(Target target, std::uint64_t value, Order order, const Place& place) {
   if (!active) {
-    std::memcpy(at, &value, size);
+    std::memcpy(target.at, &value, target.size);
     return;
   }
   const Inside inside;
@@ -173,51 +187,53 @@ void store(void* at, unsigned size, std::uint64_t value, Order order, const Plac
   if (mutation && mutation->what == Mutate::drop) return;
   if (mutation && mutation->what == Mutate::weaken) order = mutation->order;
   if (mutation && mutation->what == Mutate::delay) {
-    m.self().delayed = [&m, at, size, value, order, place] { store_now(m, at, size, value, order, place); };
+    m.self().delayed = [&m, target, value, order, place] { store_now(m, target, value, order, place); };
     return;
   }
-  store_now(m, at, size, value, order, place);
+  store_now(m, target, value, order, place);
 }
 
-static std::uint64_t change_now(Machine& m, void* at, unsigned size, Change how, std::uint64_t operand, Order order,
-                                const Place& place) {
-  m.step();
-  m.shadow.touch(at, size, Shadow::Touch::atomic, __builtin_return_address(0));
+std::uint64_t change_now(Machine& m, Target target, Change how, std::uint64_t operand, Order order,
+                         const Place& place) {
+  m.step(target.at);
+  Location& location = target.location(m);
+  m.meets(location, target.at, true);
   const Effect effect = m.memory.exchange(
-      m.memory.at(at, peek(at, size)), m.current(), m.self().view,
-      [&](std::uint64_t old) { return changed_value(how, old, operand, size); }, order);
-  m.changed();
-  m.did(name_of(how), at, &place, bits_of(effect.from), &effect, order);
+      location, m.current(), m.self().view,
+      [&](std::uint64_t old) { return changed_value(how, old, operand, target.size); },
+      m.simplify(order, target.at, true, true));
+  target.written(m, location);
+  m.did(name_of(how), target.at, &place, bits_of(effect.from), &effect, order);
   return effect.value;
 }
 
-std::uint64_t change(void* at, unsigned size, Change how, std::uint64_t operand, Order order,
-                     const Place& place) noexcept {
+std::uint64_t change(Target target, Change how, std::uint64_t operand, Order order, const Place& place) {
   if (!active) {
-    const std::uint64_t old = peek(at, size);
-    const std::uint64_t value = changed_value(how, old, operand, size);
-    std::memcpy(at, &value, size);
+    const std::uint64_t old = peek(target.at, target.size);
+    const std::uint64_t value = changed_value(how, old, operand, target.size);
+    std::memcpy(target.at, &value, target.size);
     return old;
   }
   const Inside inside;
   Machine& m = machine();
   const Mutation* mutation = m.meet(place, name_of(how), order, nullptr);
-  if (!mutation) return change_now(m, at, size, how, operand, order, place);
-  Location& location = m.memory.at(at, peek(at, size));
+  if (!mutation) return change_now(m, target, how, operand, order, place);
   switch (mutation->what) {
     case Mutate::drop:
-      return location.newest().value;
+      return target.location(m).newest().value;
     case Mutate::delay: {
-      m.self().delayed = [&m, at, size, how, operand, order, place] {
-        change_now(m, at, size, how, operand, order, place);
+      m.self().delayed = [&m, target, how, operand, order, place] {
+        change_now(m, target, how, operand, order, place);
       };
-      return location.newest().value;
+      return target.location(m).newest().value;
     }
     case Mutate::tear: {
-      m.step();
+      m.step(target.at);
+      Location& location = target.location(m);
+      m.meets(location, target.at, true);
       const Effect effect = m.memory.load(location, m.current(), m.self().view, order);
-      m.did("load (torn)", at, &place, bits_of(effect.from), &effect, order);
-      store_now(m, at, size, changed_value(how, effect.value, operand, size), order, place);
+      m.did("load (torn)", target.at, &place, bits_of(effect.from), &effect, order);
+      store_now(m, target, changed_value(how, effect.value, operand, target.size), order, place);
       return effect.value;
     }
     case Mutate::weaken:
@@ -226,15 +242,15 @@ std::uint64_t change(void* at, unsigned size, Change how, std::uint64_t operand,
     default:
       break;
   }
-  return change_now(m, at, size, how, operand, order, place);
+  return change_now(m, target, how, operand, order, place);
 }
 
-bool compare_exchange(void* at, unsigned size, std::uint64_t& expected, std::uint64_t desired, Order success,
-                      Order failure, bool weak, const Place& place) noexcept {
+bool compare_exchange(Target target, std::uint64_t& expected, std::uint64_t desired, Order success, Order failure,
+                      bool weak, const Place& place) {
   if (!active) {
-    const std::uint64_t old = peek(at, size);
+    const std::uint64_t old = peek(target.at, target.size);
     const bool same = old == expected;
-    if (same) std::memcpy(at, &desired, size);
+    if (same) std::memcpy(target.at, &desired, target.size);
     if (!same) expected = old;
     return same;
   }
@@ -245,25 +261,69 @@ bool compare_exchange(void* at, unsigned size, std::uint64_t& expected, std::uin
   if (mutation && mutation->what == Mutate::weaken) success = mutation->order;
   if (mutation && mutation->what == Mutate::weaken_failure) failure = mutation->order;
   if (mutation && (mutation->what == Mutate::pretend || mutation->what == Mutate::drop)) return true;
-  m.step();
-  m.shadow.touch(at, size, Shadow::Touch::atomic, __builtin_return_address(0));
-  Location& location = m.memory.at(at, peek(at, size));
+  m.step(target.at);
+  Location& location = target.location(m);
   if ((mutation && mutation->what == Mutate::tear) || (weak && m.surprise())) {
+    m.meets(location, target.at, mutation != nullptr);
     const Effect effect = m.memory.load(location, m.current(), m.self().view, failure);
-    m.did("load (no exchange)", at, &place, bits_of(effect.from), &effect, failure);
+    m.did("load (no exchange)", target.at, &place, bits_of(effect.from), &effect, failure);
     if (mutation && effect.value == expected) {
-      store_now(m, at, size, desired, success, place);
+      store_now(m, target, desired, success, place);
       return true;
     }
     expected = effect.value;
     return false;
   }
-  const Effect effect =
-      m.memory.compare_exchange(location, m.current(), m.self().view, expected, desired, success, failure);
-  if (effect.done) m.changed();
-  m.did(name, at, &place, bits_of(effect.from) << 1 | effect.done, &effect, effect.done ? success : failure);
+  m.meets(location, target.at, true);
+  const Effect effect = m.memory.compare_exchange(location, m.current(), m.self().view, expected, desired,
+                                                  m.simplify(success, target.at, true, true),
+                                                  m.simplify(failure, target.at, true, false));
+  if (effect.done) target.written(m, location);
+  m.did(name, target.at, &place, bits_of(effect.from) << 1 | effect.done, &effect, effect.done ? success : failure);
   if (!effect.done) expected = effect.value;
   return effect.done;
+}
+
+void* plain(const void* at) noexcept { return const_cast<void*>(at); }
+
+}  // namespace
+
+void made(void* at, unsigned size) noexcept {
+  if (!active) return;
+  const Inside inside;
+  Machine& m = machine();
+  m.shadow.touch(at, size, Shadow::Touch::write, __builtin_return_address(0));
+  m.memory.forget(at);
+}
+
+std::uint64_t load(const void* at, unsigned size, Order order, const Place& place) noexcept {
+  return load(Target{plain(at), size, false}, order, place);
+}
+void store(void* at, unsigned size, std::uint64_t value, Order order, const Place& place) noexcept {
+  store(Target{at, size, false}, value, order, place);
+}
+std::uint64_t change(void* at, unsigned size, Change how, std::uint64_t operand, Order order,
+                     const Place& place) noexcept {
+  return change(Target{at, size, false}, how, operand, order, place);
+}
+bool compare_exchange(void* at, unsigned size, std::uint64_t& expected, std::uint64_t desired, Order success,
+                      Order failure, bool weak, const Place& place) noexcept {
+  return compare_exchange(Target{at, size, false}, expected, desired, success, failure, weak, place);
+}
+
+std::uint64_t load_word(const void* at, unsigned size, Order order, const Place& place) noexcept {
+  return load(Target{plain(at), size, true}, order, place);
+}
+void store_word(void* at, unsigned size, std::uint64_t value, Order order, const Place& place) noexcept {
+  store(Target{at, size, true}, value, order, place);
+}
+std::uint64_t change_word(void* at, unsigned size, Change how, std::uint64_t operand, Order order,
+                          const Place& place) noexcept {
+  return change(Target{at, size, true}, how, operand, order, place);
+}
+bool compare_exchange_word(void* at, unsigned size, std::uint64_t& expected, std::uint64_t desired, Order success,
+                           Order failure, bool weak, const Place& place) noexcept {
+  return compare_exchange(Target{at, size, true}, expected, desired, success, failure, weak, place);
 }
 
 void fence(Order order, const Place& place) noexcept {
@@ -278,6 +338,25 @@ void fence(Order order, const Place& place) noexcept {
   m.did("fence", nullptr, &place, 2, nullptr, order);
 }
 
+// As membarrier(2) does: each other thread executes a fence at some point of its running, after the caller has begun
+// and before he goes on. The point is where it stands; the caller may be preempted before that and after it. The fences
+// have their order and no more: what threads know of each other, and so what is a data race, stays as it was.
+void Machine::heavy_barrier(const Place& place) {
+  const Mutation* mutation = meet(place, "heavy_barrier", Order::seq_cst, nullptr);
+  if (mutation && mutation->what == Mutate::drop) return;
+  step();
+  const auto bit = [](unsigned number) { return TotalMask{1} << number; };
+  const TotalMask first = bit(memory.fence(current_, self().view, Order::seq_cst));
+  TotalMask all = first;
+  for (unsigned i = 0; i < count_ && !mutated("a heavy barrier of one thread"); ++i) {
+    if (i == current_) continue;  // one that has ended had its fence when it left the processor
+    all |= bit(memory.fence(i, threads_[i].view, Order::seq_cst, first));
+    threads_[i].history = mix(threads_[i].history, bits_of({current_, self().view.known[current_]}));
+  }
+  memory.fence(current_, self().view, Order::seq_cst, all);
+  did("heavy barrier", nullptr, &place, 4);
+}
+
 // ---- What orders by itself ----
 
 // Lets an order of operations that is not a location's enter the state.
@@ -287,9 +366,14 @@ void Machine::rechain(std::uint64_t& hash) noexcept {
   order_hash_ += hash;
 }
 
-void Machine::lock(const void* mutex) {
+void Machine::lock(const void* mutex, bool recursive) {
   step();
   shadow.touch(mutex, 1, Shadow::Touch::atomic, nullptr);
+  if (Mutex& held = mutexes_[mutex]; recursive && held.owner == static_cast<int>(current_)) {
+    ++held.again;
+    did("lock, again", mutex, nullptr, held.again);
+    return;
+  }
   while (mutexes_[mutex].owner >= 0) block(Status::in_mutex, mutex);
   Mutex& taken = mutexes_[mutex];
   taken.owner = static_cast<int>(current_);
@@ -314,6 +398,11 @@ void Machine::unlock(const void* mutex) {
   shadow.touch(mutex, 1, Shadow::Touch::atomic, nullptr);
   Mutex& left = mutexes_[mutex];
   if (left.owner != static_cast<int>(current_)) fail("a mutex is unlocked by a thread that has not locked it");
+  if (left.again != 0) {
+    --left.again;
+    did("unlock, once", mutex, nullptr, left.again);
+    return;
+  }
   left.owner = -1;
   left.known = self().view.known;
   rechain(left.hash);
@@ -326,6 +415,7 @@ void Machine::unlock(const void* mutex) {
 }
 
 bool Machine::futex_wait(const void* word, std::uint32_t initial, std::uint32_t expected, bool timed) {
+  contest(word);
   step();
   shadow.touch(word, 4, Shadow::Touch::atomic, nullptr);
   Futex& futex = futexes_[word];

@@ -81,6 +81,7 @@ Shadow::Page& Shadow::page(std::uintptr_t key) {
   if (found->generation != generation_) {
     found->key = key;
     found->generation = generation_;
+    found->shared = 0;
     found->parted.fill(0);
     found->cells.fill(Cell());
   }
@@ -94,7 +95,7 @@ bool Shadow::admit(Cell& cell, Touch how) noexcept {
   const unsigned me = m.current();
   const VectorClock& known = m.self().view.known;
   if (cell.freed || cell.written > known[cell.writer]) return false;
-  if (how == Touch::read || how == Touch::atomic) {
+  if (how == Touch::read || how == Touch::atomic || how == Touch::word) {
     cell.read[me] = known[me];
     return true;
   }
@@ -111,6 +112,12 @@ bool Shadow::admit(Cell& cell, Touch how) noexcept {
 void Shadow::check_word(std::uintptr_t address, unsigned from, unsigned to, Touch how, const void* pc) {
   Page& of = page(address / page_bytes);
   const std::size_t word = address / word_bytes % page_words;
+  const auto bit = static_cast<std::uint8_t>(1U << word);
+  if (how == Touch::word) {
+    of.shared |= bit;
+  } else if ((of.shared & bit) != 0 && how != Touch::atomic) {
+    machine().meet_plainly(address + from, address + to, how != Touch::read, pc);
+  }
   const bool whole = from == 0 && to == word_bytes;
   if (of.parted[word] == 0) {
     if (whole) {
@@ -144,7 +151,7 @@ bool Shadow::again(const void* address, Touch how) const noexcept {
 void Shadow::touch(const void* address, std::size_t bytes, Touch how, const void* pc) {
   Machine& m = machine();
   if (bytes == word_bytes && how != Touch::free && again(address, how)) return;
-  if (m.is_local(address)) return;
+  if (m.is_local(address) || m.warming_up) return;  // whose memory is the C library's
   const auto first = reinterpret_cast<std::uintptr_t>(address);
   for (std::uintptr_t at = first; at < first + bytes;) {
     const std::uintptr_t word = at / word_bytes * word_bytes;
@@ -155,6 +162,16 @@ void Shadow::touch(const void* address, std::size_t bytes, Touch how, const void
   if (m.tracing()) {
     log_.push_back(
         {first, bytes, {m.current(), m.self().view.known[m.current()]}, how == Touch::write || how == Touch::free, pc});
+  }
+}
+
+void Shadow::forget(const void* address, std::size_t bytes) {
+  const auto first = reinterpret_cast<std::uintptr_t>(address);
+  for (std::uintptr_t at = first / word_bytes * word_bytes; at < first + bytes; at += word_bytes) {
+    Page& of = page(at / page_bytes);
+    const std::size_t word = at / word_bytes % page_words;
+    of.parted[word] = 0;
+    of.cells[word] = Cell();
   }
 }
 
@@ -181,7 +198,7 @@ std::string Shadow::describe(std::uintptr_t address) const {
 
 void Shadow::report(std::uintptr_t address, Touch how, const void* pc, unsigned other, Tick tick, bool wrote,
                     bool freed) {
-  static constexpr std::array<const char*, 4> verbs{"reads", "writes", "uses", "frees"};
+  static constexpr std::array<const char*, 5> verbs{"reads", "writes", "uses", "uses", "frees"};
   Machine& m = machine();
   std::string text = freed                 ? "use after free: "
                      : how == Touch::free  ? "freed while it may be in use: "

@@ -2,10 +2,10 @@
 // clock, the library's futex and frames. Outside of a program each does what the original does.
 //
 // The functions of the C library are replaced by functions of the same names in the test's executable, which the
-// linker prefers; the originals are found behind them. The library's futex.cpp, frame_pool.cpp and config.cpp are not
-// linked: what they define is here. Frames come from the program's heap, each for itself, so that a use after free is
-// seen (as the pool does under AddressSanitizer). A reading of the clock is an hour later than the last one of its
-// thread, so that everything that spins for a time spins once.
+// linker prefers; the originals are found behind them. The library's barrier.cpp, config.cpp, frame_pool.cpp,
+// futex.cpp and spin_lock.cpp are not linked: what they define is here. Frames come from the program's heap, each for
+// itself, so that a use after free is seen (as the pool does under AddressSanitizer). A reading of the clock is an hour
+// later than the last one of its thread, so that everything that spins for a time spins once.
 #include <dlfcn.h>
 #include <pthread.h>
 #include <signal.h>
@@ -19,7 +19,9 @@
 #include <ouro/runtime/config.hpp>
 #include <ouro/runtime/detail/frame_pool.hpp>
 #include <ouro/runtime/detail/futex.hpp>
+#include <ouro/runtime/detail/spin_lock.hpp>
 
+#include "barrier.hpp"
 #include "machine.hpp"
 
 namespace {
@@ -104,7 +106,7 @@ int pthread_detach(pthread_t thread) {
 int pthread_mutex_lock(pthread_mutex_t* mutex) {
   if (!active) return original<decltype(pthread_mutex_lock)>("pthread_mutex_lock")(mutex);
   const Inside inside;
-  machine().lock(mutex);
+  machine().lock(mutex, mutex->__data.__kind == PTHREAD_MUTEX_RECURSIVE);
   return 0;
 }
 
@@ -136,6 +138,17 @@ int sched_yield() {
   const Inside inside;
   machine().yield();
   return 0;
+}
+
+// Exceptions lie in memory of the C library, which may have been another thread's exception before.
+void* __cxa_allocate_exception(std::size_t bytes) noexcept {  // NOLINT: the name is the compilers'
+  static auto* const allocate_one = original<void*(std::size_t)>("__cxa_allocate_exception");
+  void* const memory = allocate_one(bytes);
+  if (active) {
+    const Inside inside;
+    machine().shadow.forget(memory, bytes);
+  }
+  return memory;
 }
 
 }  // extern "C"
@@ -172,6 +185,15 @@ bool futex_wait(const Atomic<std::uint32_t>& word, std::uint32_t expected, TimeP
 void futex_wake(const Atomic<std::uint32_t>& word, std::uint32_t most) noexcept {
   const Inside inside;
   machine().futex_wake(&word, most);
+}
+
+void wait_for_lock(std::uint32_t) noexcept { sched_yield(); }
+
+bool has_heavy_barrier() noexcept { return model::machine().has_heavy_barrier(); }
+void heavy_barrier() noexcept {
+  if (!active) return;
+  const Inside inside;
+  machine().heavy_barrier(model::Place::current());
 }
 
 void* allocate_small_frame(std::size_t list_offset) {

@@ -146,7 +146,8 @@ FutureState& task_of(std::coroutine_handle<Promise> coroutine, const char* opera
   }
 }
 
-// The home of a task, which other workers may change meanwhile if it floats.
+// The home of a task, which other workers may change meanwhile if it floats. Acquire and release are a pair, and spare;
+// what loops of a group show each other is there before the group runs.
 inline LoopState& home_of(const FutureState& task) noexcept { return *__atomic_load_n(&task.home, __ATOMIC_ACQUIRE); }
 inline void set_home(FutureState& task, LoopState& home) noexcept {
   __atomic_store_n(&task.home, &home, __ATOMIC_RELEASE);
@@ -276,7 +277,8 @@ inline void leave_first_step(FutureState& task) noexcept {
   if (task.has(flag_first_step) && !task.has(flag_gathered)) add_ref(task);  // the loop's
   task.clear(flag_direct | flag_first_step);
 }
-// Handles; for a task of a single loop that is not done, and the loop's reference.
+// Handles; for a task of a single loop that is not done, and the loop's reference. Acquire: pairs with the release in
+// drop_shared_ref(), so that who finds none has everything that they did.
 inline std::uint32_t handles_of(const FutureState& state) noexcept {
   return __atomic_load_n(&state.refs, __ATOMIC_ACQUIRE) & ~own_ref;
 }

@@ -38,7 +38,7 @@ struct GatherNode : FrameHeader, ReadyNode, Waiter {
   FutureState* future = nullptr;  // one reference is held
   GatherState* gather = nullptr;
   std::uint32_t index = 0;
-  bool linked = false;                        // of a floating parent's gather: by is_linked() and set_linked()
+  bool linked = false;                        // of a gather of one thread; with others the future's lock says it
   void (*store)(GatherNode& self) = nullptr;  // copies the future's value to its slot
 };
 
