@@ -2,7 +2,7 @@
 // sleeper is woken, or looks for itself 5 ms after a light push at the latest (group_turns.cpp). What a watch calls a
 // fault is much longer, for the threads of a test wait for processors: it is one entry of a deque, a lane or the
 // injection queue that lies there, and one worker that sleeps on, for all of
-//   1 s of samples in which nobody searches, or
+//   2 s of samples in which nobody searches, or
 //   10 s of samples in which somebody seems to.
 // If the watch itself comes late to a sample, the machine has no time for the others either: it begins anew.
 #pragma once
@@ -27,7 +27,7 @@ class GroupWatch {
 
   struct Bounds {
     Clock::duration period = std::chrono::milliseconds(20);  // of the samples
-    Clock::duration quiet = std::chrono::seconds(1);
+    Clock::duration quiet = std::chrono::seconds(2);
     Clock::duration searching = std::chrono::seconds(10);
   };
 
