@@ -306,6 +306,9 @@ TEST_F(Policies, LetAForkedChildMakeItsOwnLoop) {  // B85
 }
 
 TEST_F(Policies, HideTheRunningLoopFromAForkedChild) {  // B86
+#if OURO_TSAN
+  OURO_TEST_ALONE("ThreadSanitizer lets a forked child start no threads");
+#endif
   const auto fork_inside = []() -> Coroutine<bool> {
     EventLoop& mine = get_running_loop();
     co_await sleep(1ms);
@@ -337,6 +340,9 @@ TEST_F(Policies, LetAChildRunOnInItsCopyOfTheLoop) {  // B86
 }
 
 TEST_F(Policies, LetAForkedChildOfAnotherThreadMakeItsOwnLoop) {  // B86
+#if OURO_TSAN
+  OURO_TEST_ALONE("ThreadSanitizer lets a forked child start no threads");
+#endif
   run([]() -> Coroutine<> {
     bool good = false;
     std::thread([&] { good = in_child([] { return run(give(7)) == 7; }); }).join();
