@@ -5,8 +5,8 @@ namespace {
 
 ouro::Coroutine<std::uint64_t> fib(std::uint64_t n) {
   if (n < 2) co_return n;
-  ouro::ForkScope scope;
   std::uint64_t one = 0, other = 0;
+  ouro::ForkScope scope;
   co_await scope.fork(one, fib(n - 1));
   co_await scope.call(other, fib(n - 2));
   co_await scope.join();

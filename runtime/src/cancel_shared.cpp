@@ -93,16 +93,23 @@ class HeldTask {
 void leave_ring(FutureState& task) noexcept {
   FutureHandle awaited = next_of(task);
   if (!awaited.get()) return;
+  bool left = false;
   {
     RecordLock lock(*awaited.get());
     if (awaited.get()->done()) return;  // it has been told, or is about to be
     Waiter* const first = awaited.get()->waiters;
-    for (Waiter* waiter = first; waiter; waiter = waiter->next == first ? nullptr : waiter->next) {
+    for (Waiter* waiter = first; waiter && !left; waiter = waiter->next == first ? nullptr : waiter->next) {
       if (!FutureAwaiterBase::waits_for(*waiter, task)) continue;
+      left = true;
       unlink_waiter(*awaited.get(), *waiter);
-      make_ready(task);
-      return;
+      break;
     }
+  }
+  if (left) {
+    // It may have caught the CancelledError for which it is here, and wait for something else by now: it hears of
+    // another one then, for what it awaits is not done.
+    RecordLock(task).set(word_due);
+    return make_ready(task);
   }
   // It is just about to wait, on its worker: that has got so far when it comes to its messages.
   send(home_of(task), [held = HeldTask(task)] {
@@ -230,7 +237,7 @@ class SharedCancel {
   void visit_floating(GatherState& gather, bool failed) noexcept {
     if (!failed) gather.begin_abort(nullptr, true, message_);
     std::array<FutureState*, 64> children;
-    for (std::uint32_t from = 0; from < gather.count;) {
+    for (std::uint32_t from = 0; from < gather.count_of();) {
       const std::size_t n = gather.collect_public(children.data(), children.size(), from);
       for (std::size_t i = 0; i < n; ++i) {
         cancel_chain(*children[i]);

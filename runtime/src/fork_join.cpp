@@ -15,10 +15,14 @@
 //
 // Of a pinned task, and on a single loop: the child and then the caller come to the front of the turn.
 #include <algorithm>
+#include <coroutine>
 #include <cstdio>
 #include <exception>
+#include <new>
+#include <optional>
 #include <utility>
 
+#include <ouro/runtime/exceptions.hpp>
 #include <ouro/runtime/fork_join.hpp>
 
 #include "drive.hpp"
@@ -63,33 +67,55 @@ void ForkState::close() noexcept {
   if (older) older->newer = newer;
 }
 
-void ForkState::free_table() noexcept {
-  free_frame(children, std::size_t{room_} * (sizeof(FutureState*) + sizeof(void*)));
+// The tables that the scope has outgrown, too: a child may just look for its place in one of them.
+void ForkState::free_tables() noexcept {
+  while (Table* const table = std::exchange(newest_, nullptr)) {
+    newest_ = table->before;
+    free_frame(table, table->bytes);
+  }
 }
 
-// Requires: the lock, if the task is public.
-void ForkState::grow() {
+// Room for another child. Others may look at the tables meanwhile: what is new is made aside, without the lock.
+void ForkState::make_room(bool is_public) {
   const std::uint32_t room = 4 * room_;
-  void* const memory = allocate_frame(std::size_t{room} * (sizeof(FutureState*) + sizeof(void*)));
-  auto* const larger = static_cast<FutureState**>(memory);
+  const std::size_t bytes = sizeof(Table) + std::size_t{room} * (sizeof(FutureState*) + sizeof(void*));
+  newest_ = ::new (allocate_frame(bytes)) Table{newest_, bytes};
+  auto* const larger = reinterpret_cast<FutureState**>(newest_ + 1);
   auto* const places = reinterpret_cast<void**>(larger + room);
-  std::copy_n(children, count, larger);
   std::copy_n(static_cast<void**>(slots), count, places);
-  if (room_ != first_room) free_table();
   room_ = room;
+  // Release: pairs with slot_table(), which children read at their ends, without the lock.
+  __atomic_store_n(&slots, static_cast<void*>(places), __ATOMIC_RELEASE);
+  std::optional<SpinLock::Hold> hold;
+  if (is_public) hold.emplace(lock);
+  std::copy_n(children, count, larger);
   children = larger;
-  slots = places;
 }
 
-std::uint32_t ForkState::add(FutureState* child, void* slot) {
-  if (OURO_UNLIKELY(count == room_)) grow();
-  children[count] = child;
+// The number of a new child.
+// Throws: std::bad_alloc.
+std::uint32_t ForkState::add(FutureState* child, void* slot, bool is_public) {
+  if (OURO_UNLIKELY(count == room_)) make_room(is_public);
   static_cast<void**>(slots)[count] = slot;
-  return count++;
+  children[count] = child;
+  const std::uint32_t index = count;
+  // Release: pairs with count_of(), of whoever looks for public children.
+  __atomic_store_n(&count, index + 1, __ATOMIC_RELEASE);
+  return index;
 }
+
+namespace {
+
+void destroy_frame(FutureState& child) noexcept { std::coroutine_handle<>::from_address(child.frame()).destroy(); }
+
+}  // namespace
 
 void ForkState::fork(FutureState& task, void* frame, FutureState& child, void* slot, std::source_location where) {
   const bool floating = task.floating();
+  if (OURO_UNLIKELY(waiting && parent != &task)) {
+    destroy_frame(child);
+    throw_other_task();
+  }
   if (OURO_UNLIKELY(floating && running_loop != task.home)) move_here(task);
   if (waiting) {
     task.leaf = frame;
@@ -100,19 +126,15 @@ void ForkState::fork(FutureState& task, void* frame, FutureState& child, void* s
   Worker& worker = *task.home->worker;
   LoopState& loop = worker.state;
   if (OURO_UNLIKELY(stopped(worker))) {
-    destroy_unstarted(child);
+    loop.current = nullptr;
+    destroy_frame(child);
     return hop(worker, task);
   }
   std::uint32_t index = 0;
   try {
-    if (OURO_LIKELY(is_private(task))) {
-      index = add(nullptr, slot);
-    } else {
-      SpinLock::Hold hold(lock);
-      index = add(nullptr, slot);
-    }
+    index = add(nullptr, slot, !is_private(task));
   } catch (...) {
-    destroy_unstarted(child);
+    destroy_frame(child);
     throw;
   }
   prepare_child(child, index, share, loop);
@@ -125,14 +147,15 @@ void ForkState::fork(FutureState& task, void* frame, FutureState& child, void* s
 
 void ForkState::fork_pinned(FutureState& task, FutureState& child, void* slot) {
   if (OURO_UNLIKELY(aborting)) {
-    destroy_unstarted(child);
+    home->current = nullptr;
+    destroy_frame(child);
     return home->batch.push_front(task);
   }
   std::uint32_t index = 0;
   try {
-    index = add(&child, slot);
+    index = add(&child, slot, false);
   } catch (...) {
-    destroy_unstarted(child);
+    destroy_frame(child);
     throw;
   }
   ++pending;
@@ -142,6 +165,23 @@ void ForkState::fork_pinned(FutureState& task, FutureState& child, void* slot) {
   home->batch.push_front(child);
 }
 
+void ForkState::throw_other_task() {
+  throw RuntimeError("A ForkScope belongs to the task that forked in it, until its join");
+}
+
+// The join throws, or a cancellation comes on top: nothing of it is left for the next one.
+void ForkState::joined_slowly() {
+  struct Forget {
+    ForkState& scope;
+    ~Forget() {
+      scope.first_error = nullptr;
+      scope.cancel_requested = false;
+      scope.parent = nullptr;
+    }
+  } forget{*this};
+  rethrow_if_failed();
+}
+
 FutureState& ForkState::take_continuation(GatherShare& continuation) noexcept {
   auto& scope = static_cast<ForkState&>(*continuation.gather);
   ++scope.taken_;
@@ -149,7 +189,8 @@ FutureState& ForkState::take_continuation(GatherShare& continuation) noexcept {
   return *scope.parent;
 }
 
-void ForkState::join_later(FutureState& task, void* frame, std::source_location where) noexcept {
+void ForkState::join_later(FutureState& task, void* frame, std::source_location where) {
+  if (OURO_UNLIKELY(parent != &task)) throw_other_task();
   task.leaf = frame;
   site = where;
   if (!shared) {
@@ -178,10 +219,10 @@ void ForkState::call_failed(FutureState& task, void* frame, std::exception_ptr e
   fail(std::move(error));
 }
 
-// The scope goes with its children: the task is destroyed where it is suspended, or does not keep the contract.
+// The scope goes before its join: with the loop, or the contract is not kept, and children may run.
 void ForkState::abandon() noexcept {
-  const LoopState* const here = running_state();
-  if (here && here->current == parent && !here->closing && !here->closed) {
+  const bool ending = home->closing || home->closed || (home->worker && home->worker->group.ending);
+  if (!ending) {
     std::fputs(
         "ouro: a ForkScope was destroyed between fork() and join(): co_await scope.join() on every way out of the "
         "coroutine, and use scope.call() for what may throw before it\n",

@@ -37,7 +37,7 @@ void GatherState::unlist_shared(FutureState& child) noexcept {
 std::size_t GatherState::collect_public(FutureState** found, std::size_t most, std::uint32_t& from) noexcept {
   std::size_t n = 0;
   SpinLock::Hold hold(lock);
-  for (; from < count && n < most; ++from) {
+  for (const std::uint32_t all = count_of(); from < all && n < most; ++from) {
     // Entries of children that have not started change without the lock.
     const auto bits =
         reinterpret_cast<std::uintptr_t>(children ? __atomic_load_n(&children[from], __ATOMIC_RELAXED) : nullptr);
@@ -62,7 +62,7 @@ void GatherState::append_children(FutureState& task, std::vector<FutureHandle>& 
     ~Unpin() { gather.unpin(); }
   } unpin{*gather};
   std::array<FutureState*, 64> found;
-  for (std::uint32_t place = 0; place < gather->count;) {
+  for (std::uint32_t place = 0; place < gather->count_of();) {
     tasks.reserve(tasks.size() + found.size());
     const std::size_t n = gather->collect_public(found.data(), found.size(), place);
     for (std::size_t i = 0; i < n; ++i) tasks.emplace_back(*found[i]);

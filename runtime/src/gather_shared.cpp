@@ -237,6 +237,7 @@ inline FutureState* GatherState::follow_child(GatherShare* from, Worker& worker)
       }
     }
   } else if (is_continuation(*from)) {
+    set_home(*parent, worker.state);
     return parent;
   }
   advance(*from, worker, 1);

@@ -145,7 +145,7 @@ class RingSearch : public std::enable_shared_from_this<RingSearch> {
   void look_at_public_children(GatherState& gather, std::uint32_t at) {
     std::array<FutureState*, 64> found;
     std::array<FutureHandle, 64> children;
-    for (std::uint32_t from = 0; from < gather.count;) {
+    for (std::uint32_t from = 0; from < gather.count_of();) {
       const std::size_t n = gather.collect_public(found.data(), found.size(), from);
       for (std::size_t i = 0; i < n; ++i) children[i] = FutureHandle(*found[i]);
       for (std::size_t i = 0; i < n; ++i) look_at(*children[i].get(), at);

@@ -1,8 +1,9 @@
 // What ThreadSanitizer cannot see of exceptions: libstdc++ counts the references of an exception with atomics, in a
 // library that the sanitizer does not instrument. One thread reads an exception in its catch and lets go of it, another
-// one drops the last reference and destroys it: correct, and reported as a race. Builds with OURO_SANITIZE=thread, and
-// no others, put these two functions before the C++ library's; each is to the sanitizer what the decrement in it is: a
-// release and an acquire. One lock holds the two and the decrement together, so that who destroys has seen all others.
+// one drops the last reference and destroys it: correct, and reported as a race. Clang's builds with
+// OURO_SANITIZE=thread, and no others, put these two functions before the C++ library's; each is to the sanitizer what
+// the decrement in it is: a release and an acquire. One lock holds the two and the decrement together, so that who
+// destroys has seen all others. An exception whose destructor waits for another thread's catch would hang there.
 #include <dlfcn.h>
 #include <sched.h>
 

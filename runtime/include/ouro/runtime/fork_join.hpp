@@ -31,22 +31,26 @@ class OURO_EXPORT ForkState : public GatherState {
   ForkState(ForkState&&) = delete;
   ~ForkState() {
     if (OURO_UNLIKELY(this->waiting)) abandon();
-    if (OURO_UNLIKELY(room_ != first_room)) free_table();
+    if (OURO_UNLIKELY(newest_ != nullptr)) free_tables();
   }
 
   // Starts the child, and has the task go on behind it. Takes the child over in any case.
-  // Throws: std::bad_alloc.
+  // Throws: std::bad_alloc; RuntimeError in another task than before.
   void fork(FutureState& task, void* frame, FutureState& child, void* slot, std::source_location where);
   // True: every child has ended, and join_later() is not needed.
   bool all_ended() noexcept {
     if (!this->waiting) return true;
     return this->shared ? taken_ == 0 : this->pending == 1;
   }
-  void join_later(FutureState& task, void* frame, std::source_location where) noexcept;
+  // Throws: RuntimeError in another task than the forks'.
+  void join_later(FutureState& task, void* frame, std::source_location where);
   // Throws: what a child or a call has thrown.
   void joined() {
     if (this->waiting) close();
-    if (this->parent) this->rethrow_if_failed();
+    if (!this->parent) return;
+    if (OURO_UNLIKELY(this->first_error || this->cancel_requested || this->counted_abort)) return joined_slowly();
+    this->rethrow_if_failed();
+    this->parent = nullptr;
   }
 
   // What is done with a share that is a continuation, when it was taken from a deque: the task to run.
@@ -63,12 +67,20 @@ class OURO_EXPORT ForkState : public GatherState {
   void open(FutureState& task, void* frame, std::source_location where) noexcept;
   void close() noexcept;
   void fork_pinned(FutureState& task, FutureState& child, void* slot);
-  std::uint32_t add(FutureState* child, void* slot);
-  void grow();
-  void free_table() noexcept;
+  std::uint32_t add(FutureState* child, void* slot, bool is_public);
+  void make_room(bool is_public);
+  void joined_slowly();
+  [[noreturn]] static void throw_other_task();
+  void free_tables() noexcept;
   void abandon() noexcept;
 
   std::uint64_t taken_;  // how often the task went on otherwise than by the end of a child
+  // Of more children than the first tables take: their names, then the places of their results.
+  struct Table {
+    Table* before;
+    std::size_t bytes;
+  };
+  Table* newest_ = nullptr;
   std::uint32_t room_ = first_room;
   std::array<FutureState*, first_room> first_children_;
   std::array<void*, first_room> first_slots_;
@@ -157,8 +169,8 @@ class JoinAwaiter {
 
 // Children of one coroutine that run beside it, for recursions without a cut-off:
 //
-//     ForkScope scope;
 //     long a = 0, b = 0;
+//     ForkScope scope;
 //     co_await scope.fork(a, fib(n - 1));
 //     co_await scope.call(b, fib(n - 2));
 //     co_await scope.join();
@@ -169,10 +181,12 @@ class JoinAwaiter {
 //
 // Errors. The first one, of a child or a call, cancels the children that run; those not started never are; join()
 // throws it when all have ended. fork() and call() throw nothing of a child's, so that the way from a fork to its join
-// is straight. A scope that goes before its join, by what the caller throws there, terminates the program.
+// is straight. A scope that goes before its join, by what the caller itself throws there or lets through (a plain
+// co_await may throw CancelledError), terminates the program.
 // If cancelled: join() cancels the children, and throws CancelledError when they have ended.
-// Threads: the task's in which it lives. The results may be written by others until join() returns.
-// Lifetime: scope and results outlive the join. One scope serves one coroutine.
+// Threads: the task's that forks, until the join. The results may be written by others until join() returns.
+// Lifetime: results, and what children refer to, are declared before the scope; all outlive the join.
+// all_tasks() names children of a floating task that wait only once their parent does.
 // Source: the split counter of libfork (Williams and Elliott, "Libfork: portable continuation-stealing with stackless
 // coroutines", arXiv:2402.18480), with children that may wait.
 class ForkScope {
@@ -181,7 +195,7 @@ class ForkScope {
   ForkScope(ForkScope&&) = delete;
 
   // Starts `child`; what it returns goes to `result`.
-  // Throws at the co_await: std::bad_alloc.
+  // Throws at the co_await: std::bad_alloc; RuntimeError for a coroutine that was awaited before, and in another task.
   template <class T>
     requires std::is_move_assignable_v<T>
   [[nodiscard("a fork starts when it is awaited")]] auto fork(T& result, Coroutine<T> child) noexcept {

@@ -26,7 +26,7 @@ template <class T>
 void store_in_slot(GatherState& gather, std::uint32_t index, FutureResult<T>& child, bool copy) {
   if constexpr (std::is_void_v<T>) {
     if (gather.slot_kind == SlotKind::outcome) {
-      auto* slot = gather.indirect ? static_cast<Outcome<void>**>(gather.slots)[index]
+      auto* slot = gather.indirect ? static_cast<Outcome<void>**>(gather.slot_table())[index]
                                    : static_cast<Outcome<void>*>(gather.slots) + index;
       *slot = Outcome<void>(std::in_place);
     }
@@ -40,7 +40,7 @@ void store_in_slot(GatherState& gather, std::uint32_t index, FutureResult<T>& ch
     };
     const auto place = [&](auto* first) {
       using Slot = std::remove_pointer_t<decltype(first)>;
-      return gather.indirect ? static_cast<Slot**>(gather.slots)[index] : first + index;
+      return gather.indirect ? static_cast<Slot**>(gather.slot_table())[index] : first + index;
     };
     using Held = std::conditional_t<std::is_reference_v<T>, std::remove_reference_t<T>*, std::remove_cv_t<T>>;
     const auto held = [&]() -> Held {
@@ -57,23 +57,23 @@ void store_in_slot(GatherState& gather, std::uint32_t index, FutureResult<T>& ch
       }
     };
     if (gather.slot_kind == SlotKind::value) {
-      if constexpr (std::is_default_constructible_v<Held> && std::is_move_assignable_v<Held>) {
-        *place(static_cast<Held*>(gather.slots)) = held();
+      if constexpr (std::is_move_assignable_v<Held>) {
+        *place(static_cast<Held*>(gather.slot_table())) = held();
       }
     } else if (gather.slot_kind == SlotKind::optional) {
-      place(static_cast<std::optional<Held>*>(gather.slots))->emplace(held());
+      place(static_cast<std::optional<Held>*>(gather.slot_table()))->emplace(held());
     } else if constexpr (std::is_reference_v<T>) {
-      *place(static_cast<Outcome<T>*>(gather.slots)) = Outcome<T>(std::in_place, value());
+      *place(static_cast<Outcome<T>*>(gather.slot_table())) = Outcome<T>(std::in_place, value());
     } else {
-      *place(static_cast<Outcome<T>*>(gather.slots)) = Outcome<T>(std::in_place, held());
+      *place(static_cast<Outcome<T>*>(gather.slot_table())) = Outcome<T>(std::in_place, held());
     }
   }
 }
 
 template <class T>
 void store_exception_in_slot(GatherState& gather, std::uint32_t index, std::exception_ptr exception) {
-  auto* slot =
-      gather.indirect ? static_cast<Outcome<T>**>(gather.slots)[index] : static_cast<Outcome<T>*>(gather.slots) + index;
+  auto* slot = gather.indirect ? static_cast<Outcome<T>**>(gather.slot_table())[index]
+                               : static_cast<Outcome<T>*>(gather.slots) + index;
   *slot = Outcome<T>(std::move(exception));
 }
 
@@ -144,7 +144,7 @@ OURO_INLINE inline bool give_to_shared_slot(FutureResult<T>& child) noexcept {
   GatherState& gather = *child.gather;
   const std::uint32_t index = child.child.index;
   if constexpr (!std::is_void_v<T>) {
-    T* slot = gather.indirect ? static_cast<T**>(gather.slots)[index] : static_cast<T*>(gather.slots) + index;
+    T* slot = gather.indirect ? static_cast<T**>(gather.slot_table())[index] : static_cast<T*>(gather.slots) + index;
     *slot = static_cast<T&&>(child.value());
   }
   if (OURO_UNLIKELY(held_meanwhile<T>(child))) return gather.shared_child_done(child);

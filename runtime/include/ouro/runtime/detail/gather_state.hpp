@@ -96,6 +96,11 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   bool ended_at_once;  // map: the child that the runner has started ended in its first step
   SlotKind slot_kind = SlotKind::value;
 
+  // A scope gets more children while others look. Acquire: what is below the number is there.
+  std::uint32_t count_of() const noexcept { return __atomic_load_n(&count, __ATOMIC_ACQUIRE); }
+  // With `indirect`: a scope's (fork_join.hpp) may be replaced by a larger one meanwhile.
+  void* slot_table() const noexcept { return __atomic_load_n(&slots, __ATOMIC_ACQUIRE); }
+
   // The last child has ended: wakes the parent.
   void finish() noexcept;
   // Somebody holds a handle to a child that is done: it lives on as any task.
