@@ -197,7 +197,7 @@ class ForkScope {
   // Starts `child`; what it returns goes to `result`.
   // Throws at the co_await: std::bad_alloc; RuntimeError for a coroutine that was awaited before, and in another task.
   template <class T>
-    requires std::is_move_assignable_v<T>
+    requires(std::is_default_constructible_v<T> && std::is_move_assignable_v<T>)
   [[nodiscard("a fork starts when it is awaited")]] auto fork(T& result, Coroutine<T> child) noexcept {
     return detail::ForkAwaiter<T>(state_, std::addressof(result), child.release());
   }
@@ -207,7 +207,7 @@ class ForkScope {
 
   // Runs `child` in place, as co_await would; an error waits for the join.
   template <class T>
-    requires std::is_move_assignable_v<T>
+    requires(std::is_default_constructible_v<T> && std::is_move_assignable_v<T>)
   [[nodiscard("a call runs when it is awaited")]] auto call(T& result, Coroutine<T> child) noexcept {
     return detail::ForkCallAwaiter<T>(state_, std::addressof(result), child.release());
   }

@@ -57,7 +57,7 @@ void store_in_slot(GatherState& gather, std::uint32_t index, FutureResult<T>& ch
       }
     };
     if (gather.slot_kind == SlotKind::value) {
-      if constexpr (std::is_move_assignable_v<Held>) {
+      if constexpr (std::is_default_constructible_v<Held> && std::is_move_assignable_v<Held>) {
         *place(static_cast<Held*>(gather.slot_table())) = held();
       }
     } else if (gather.slot_kind == SlotKind::optional) {
