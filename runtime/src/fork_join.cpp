@@ -11,7 +11,7 @@
 // children that have not ended; who brings it to zero, the join or a child, has the caller go on.
 //
 // A continuation that is taken makes the task public first (shared.hpp), while it does not run: its children may look
-// for it, and are found through it, from then on. So whatever a private task's children are, they ran on its thread.
+// for it, and are found through it, from then on. So the children of a private task have all run on its thread.
 //
 // Of a pinned task, and on a single loop: the child and then the caller come to the front of the turn.
 #include <algorithm>
@@ -92,7 +92,7 @@ void ForkState::make_room(bool is_public) {
   children = larger;
 }
 
-// The number of a new child.
+// The number of a new child. Other threads look at the tables only of a public task.
 // Throws: std::bad_alloc.
 std::uint32_t ForkState::add(FutureState* child, void* slot, bool is_public) {
   if (OURO_UNLIKELY(count == room_)) make_room(is_public);
@@ -175,6 +175,7 @@ void ForkState::joined_slowly() {
     ForkState& scope;
     ~Forget() {
       scope.first_error = nullptr;
+      scope.forget_trouble();
       scope.cancel_requested = false;
       scope.parent = nullptr;
     }

@@ -331,6 +331,33 @@ TEST_P(GroupsOfAnySize, NothingOfAJoinThatThrewIsLeftForTheNext) {
   run(floating_and_pinned(body));
 }
 
+Coroutine<> join_twice(Ledger& ledger, std::vector<std::string>& heard) {
+  ForkScope scope;
+  const auto join = [&scope]() -> Coroutine<> { co_await scope.join(); };
+  for (int i = 0; i < 2; ++i) {
+    co_await scope.fork(forever(ledger));
+    heard.push_back(co_await error_of(join));
+    current_task().uncancel();
+  }
+}
+
+TEST_P(GroupsOfAnySize, TheMessageOfACancellationIsHeardOnce) {
+  const auto body = []() -> Coroutine<> {
+    Ledger ledger;
+    std::vector<std::string> heard;
+    auto task = create_task(join_twice(ledger, heard));
+    co_await until([&ledger] { return ledger.begun() == 1; });
+    co_await sleep(0s);
+    task.cancel("first");
+    co_await until([&ledger] { return ledger.begun() == 2; });
+    co_await sleep(0s);
+    task.cancel();
+    co_await task;
+    EXPECT_THAT(heard, ElementsAre("CancelledError: first", "CancelledError: "));
+  };
+  run(floating_and_pinned(body));
+}
+
 TEST_P(GroupsOfAnySize, AScopeOfAnotherTaskIsRefused) {
   const auto body = []() -> Coroutine<> {
     Ledger ledger;
