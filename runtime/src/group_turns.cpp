@@ -97,6 +97,7 @@ inline void BaseEventLoop::run_entry(ReadyNode* entry, bool stolen) {
 // What a gather or its children left to be run next.
 inline void BaseEventLoop::run_hops() {
   detail::LoopState& s = *state_;
+  if (OURO_UNLIKELY(s.budget == 0)) s.budget = 1;  // used up: what would follow goes into the deque
   if (OURO_LIKELY(!s.debug)) {
     detail::GatherState::run_hops(*s.worker);
   } else {
@@ -176,6 +177,7 @@ void BaseEventLoop::run_group_turns() {
       const bool finished = run_chunk();
       run_hops();
       if (!finished) look();
+      s.budget = detail::looks_every;
       run_found();
       run_hops();
       run_patient();
