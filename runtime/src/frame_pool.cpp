@@ -433,6 +433,31 @@ void free_small_frame(void* memory, std::size_t list_offset) noexcept {
   write(list.top, top + 1);
 }
 
+namespace {
+
+constexpr std::size_t zeros_from_heap = std::size_t{64} << 10;  // up to here clearing is cheaper than a mapping
+
+}  // namespace
+
+void* allocate_zeros(std::size_t bytes) {
+  if (bytes <= zeros_from_heap) {
+    void* const memory = std::calloc(bytes, 1);
+    if (!memory) throw std::bad_alloc();
+    return memory;
+  }
+  void* const memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) throw std::bad_alloc();
+  return memory;
+}
+
+void free_zeros(void* memory, std::size_t bytes) noexcept {
+  if (bytes <= zeros_from_heap) {
+    std::free(memory);
+  } else {
+    ::munmap(memory, bytes);
+  }
+}
+
 std::uint64_t frames_alive() noexcept {
   register_thread();
   Depot& shared = depot();

@@ -64,7 +64,6 @@ void GatherState::start_shared(FutureState& task, void* frame, std::source_locat
   }
   if (fixed) return advance(share, worker, 0);
   // A map's children run where the worker's loop runs them, not on top of their parent.
-  bite = 1;
   if (share.end == 0) return retire(share, worker, 0);
   worker.push(entry_of(share));
   worker.group.work_visible();
@@ -99,7 +98,9 @@ OURO_NOINLINE bool GatherState::stopped_from_above() noexcept {
 }
 
 void GatherState::advance(GatherShare& from, Worker& worker, unsigned spare) {
-  if (!fixed && most_running == unlimited && !worker.state.debug) return advance_map(from, worker, spare);
+  if (!fixed && most_running == unlimited && (!worker.state.debug || from.spare != 0)) {
+    return advance_map(from, worker, spare);
+  }
   for (;;) {
     if (OURO_UNLIKELY(from.next == from.end || stopped(worker))) return retire(from, worker, spare);
     if (OURO_UNLIKELY(most_running != unlimited) && !may_start_shared(from)) {
@@ -160,7 +161,7 @@ void GatherState::run_share(GatherShare& share, Worker& worker, bool stolen) {
   const std::uint32_t left = share.end - share.next;
   if (stolen && left > 1) {
     const std::uint32_t middle = share.end - left / 2;
-    if (GatherShare* const half = gather.make_share(middle, share.end)) {
+    if (GatherShare* const half = gather.make_share(middle, share.end, share.bite)) {
       share.end = middle;
       add_count(gather.pending, 1);
       worker.push(entry_of(*half));

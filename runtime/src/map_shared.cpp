@@ -34,9 +34,9 @@ inline void GatherState::change_counts(unsigned held, unsigned needed) noexcept 
 }
 
 // nullptr: there is no memory.
-GatherShare* GatherState::make_share(std::uint32_t from, std::uint32_t to) noexcept {
+GatherShare* GatherState::make_share(std::uint32_t from, std::uint32_t to, std::uint32_t bite) noexcept {
   void* const memory = frame_or_nothing(sizeof(GatherShare));
-  return memory ? ::new (memory) GatherShare{this, from, to, nullptr} : nullptr;
+  return memory ? ::new (memory) GatherShare{this, from, to, nullptr, 0, bite} : nullptr;
 }
 
 // A map without a limit: children that end in their first steps run several at a time, so that tiny ones pay nothing
@@ -45,14 +45,16 @@ GatherShare* GatherState::make_share(std::uint32_t from, std::uint32_t to) noexc
 // stolen, and somebody look for work, the rest of the bite becomes a share after the child that runs.
 //
 // Counts: one of the share; one of the bite, and one of its child that runs, who takes it along if he suspends. `spare`
-// are held beyond the share's.
+// are held beyond the share's. A worker whose budget ends leaves the counts of its bite with the share, for whoever goes
+// on with it: workers that run shares of one map side by side write nothing in common until their shares end.
 void GatherState::advance_map(GatherShare& first, Worker& worker, unsigned spare) {
   constexpr std::uint32_t longest = 32;
   LoopState& loop = worker.state;
   for (GatherShare* from = &first;;) {
+    spare += std::exchange(from->spare, 0U);
     if (OURO_UNLIKELY(from->next == from->end || stopped(worker))) return retire(*from, worker, spare);
     const std::uint32_t left = from->end - from->next;
-    const std::uint32_t wanted = __atomic_load_n(&bite, __ATOMIC_RELAXED);
+    const std::uint32_t wanted = from->bite;
     const std::uint32_t taken = std::max(1U, std::min({wanted, left / (4 * worker.group.size), loop.budget}));
     MapRun run{loop, from, worker.group.idle.word(), from->next, from->next + taken, true};
     from->next = run.end;
@@ -69,11 +71,15 @@ void GatherState::advance_map(GatherShare& first, Worker& worker, unsigned spare
     } while (run.all_ended && run.next != run.end && !stop_requested() && worker.deque.size() != 0);
     loop.budget -= std::min(loop.budget - 1, taken);
     if (OURO_LIKELY(run.all_ended && (run.next == run.end || stop_requested()))) {
-      if (taken == wanted && wanted < longest) __atomic_store_n(&bite, 2 * wanted, __ATOMIC_RELAXED);
-      if (last || loop.budget <= 1 || !take_back(*from, worker)) return count_down(&worker, 2);
+      if (last || !take_back(*from, worker)) return count_down(&worker, 2);
+      if (taken == wanted && wanted < longest) from->bite = 2 * wanted;
       spare = 2;
+      if (loop.budget <= 1) {
+        from->spare = spare;
+        worker.push(entry_of(*from));
+        return worker.group.work_visible();
+      }
     } else {
-      __atomic_store_n(&bite, 1, __ATOMIC_RELAXED);
       from = leave_bite(run, worker);
       if (!from) return;
       spare = 1;
@@ -86,7 +92,7 @@ void GatherState::advance_map(GatherShare& first, Worker& worker, unsigned spare
 GatherShare* GatherState::leave_bite(MapRun& run, Worker& worker) {
   for (;;) {
     const bool rest = run.next != run.end && !stop_requested();
-    GatherShare* const left = rest ? make_share(run.next, run.end) : nullptr;
+    GatherShare* const left = rest ? make_share(run.next, run.end, 1) : nullptr;
     if (run.all_ended && left) return left;
     if (!run.all_ended && (left || !rest)) {
       if (left) {

@@ -6,7 +6,6 @@
 #include <coroutine>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <exception>
 #include <functional>
 #include <limits>
@@ -207,9 +206,8 @@ class MapAwaiter final : public GatherState {
     if (size >= not_listed) throw_too_many_elements();
     grow(size);
     made_ = size;
-    // Pages of zeros, which few maps touch.
-    named_.reset(static_cast<FutureState**>(std::calloc(std::max<std::size_t>(size, 1), sizeof(FutureState*))));
-    if (!named_) throw std::bad_alloc();
+    const std::size_t bytes = std::max<std::size_t>(size, 1) * sizeof(FutureState*);
+    named_ = {static_cast<FutureState**>(allocate_zeros(bytes)), Free{bytes}};
     this->children = named_.get();
     this->count = static_cast<std::uint32_t>(size);
     if (limit_ < size) this->most_running = static_cast<std::uint32_t>(limit_);
@@ -269,9 +267,10 @@ class MapAwaiter final : public GatherState {
   ResultSlots<T, Outcomes> results_;
   std::vector<FutureState*> suspended_;
   struct Free {
-    void operator()(FutureState** list) const noexcept { std::free(list); }
+    std::size_t bytes = 0;
+    void operator()(FutureState** list) const noexcept { free_zeros(list, bytes); }
   };
-  std::unique_ptr<FutureState*[], Free> named_;  // in a group: by their numbers, while they are public
+  std::unique_ptr<FutureState*[], Free> named_;  // in a group: by their numbers, those that are public: few of most maps
 };
 
 template <class F, class View, bool Outcomes>

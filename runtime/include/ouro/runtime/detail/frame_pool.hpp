@@ -35,6 +35,12 @@ inline void free_frame(void* memory, std::size_t bytes) noexcept {
                              : free_large_frame(memory, bytes);
 }
 
+// Zeros, of which most will never be touched: what is large comes as pages that cost nothing until then, while the heap
+// would have to clear what it has used before.
+// Threads: any. Throws: std::bad_alloc.
+OURO_EXPORT void* allocate_zeros(std::size_t bytes);
+OURO_EXPORT void free_zeros(void* memory, std::size_t bytes) noexcept;
+
 // The ledger: how many frames are alive, whichever thread allocated them.
 // Requires: no other thread allocates or frees meanwhile; else the number means nothing.
 OURO_EXPORT std::uint64_t frames_alive() noexcept;

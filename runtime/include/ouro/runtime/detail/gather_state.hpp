@@ -49,6 +49,9 @@ struct alignas(8) GatherShare {
   std::uint32_t next;
   std::uint32_t end;
   GatherShare* held_next;  // see GatherState::held_back
+  // Of a map without a limit, in src/map_shared.cpp:
+  std::uint32_t spare = 0;  // counts that whoever takes it holds beyond its own
+  std::uint32_t bite = 1;   // how many children a worker runs between two looks
 };
 
 // Children of a map that one worker runs one after the other, without a look at its deque between two of them.
@@ -193,7 +196,7 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   void advance_map(GatherShare& first, Worker& worker, unsigned spare);
   GatherShare* leave_bite(MapRun& run, Worker& worker);
   void change_counts(unsigned held, unsigned needed) noexcept;
-  GatherShare* make_share(std::uint32_t from, std::uint32_t to) noexcept;
+  GatherShare* make_share(std::uint32_t from, std::uint32_t to, std::uint32_t bite) noexcept;
   void link_futures() noexcept;
   bool keeps_parent_private() const noexcept;
   bool stop_requested() const noexcept { return __atomic_load_n(&aborting, __ATOMIC_RELAXED); }
@@ -336,7 +339,6 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   GatherShare share;          // the first one
   GatherShare* held_back;     // with a limit: shares that wait until one of them ends
   std::uint32_t running_now;  // with a limit: children that have started and not ended
-  std::uint32_t bite;         // without one: how many children of a map a worker runs between two looks
   SpinLock lock;              // of the list of public children, and of how the gather ends early
 };
 
