@@ -223,9 +223,9 @@ inline FutureState* GatherState::follow_child(GatherShare* from, Worker& worker)
     FutureState* const child = children[i];
     if (OURO_LIKELY(child != nullptr)) {
       if (i + 1 != from->end) {
-        take_child(i);
+        __atomic_store_n(&children[i], nullptr, __ATOMIC_RELAXED);  // as take_child()
         from->next = i + 1;
-        worker.push(entry_of(*from));
+        worker.push_again(entry_of(*from));
         worker.group.work_visible();
         prepare_child(*child, i, *from, worker.state);
         return child;

@@ -74,7 +74,7 @@ inline bool GatherState::take_back(GatherShare& from, Worker& worker) noexcept {
   if (!worker.deque.pop_if(entry_of(from))) return false;
   // Another gather's share may have the address of one of ours that has gone.
   if (OURO_LIKELY(from.gather == this)) return true;
-  worker.push(entry_of(from));
+  worker.push_again(entry_of(from));
   return false;
 }
 

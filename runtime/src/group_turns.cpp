@@ -238,7 +238,10 @@ void BaseEventLoop::search_for_work() {
         return;
       }
       if (time() >= end) break;
-      detail::pause_for(std::min(round, 8U));
+      // What is sent to this loop ends the pause: who sends it may wait for the answer.
+      for (std::uint32_t i = 0; i < std::min(round, 8U) && !s.inbox.load(std::memory_order_relaxed); ++i) {
+        detail::pause_for(1);
+      }
       // Who makes work may share this processor, and would not run otherwise. With a processor for each, a yield would
       // only give it to other programs, for as long as they like.
       if (group.crowded) std::this_thread::yield();

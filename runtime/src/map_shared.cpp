@@ -45,8 +45,8 @@ GatherShare* GatherState::make_share(std::uint32_t from, std::uint32_t to, std::
 // stolen, and somebody look for work, the rest of the bite becomes a share after the child that runs.
 //
 // Counts: one of the share; one of the bite, and one of its child that runs, who takes it along if he suspends. `spare`
-// are held beyond the share's. A worker whose budget ends leaves the counts of its bite with the share, for whoever goes
-// on with it: workers that run shares of one map side by side write nothing in common until their shares end.
+// are held beyond the share's. A worker whose budget ends leaves the counts of its bite with the share, for whoever
+// goes on with it: workers that run shares of one map side by side write nothing in common until their shares end.
 void GatherState::advance_map(GatherShare& first, Worker& worker, unsigned spare) {
   constexpr std::uint32_t longest = 32;
   LoopState& loop = worker.state;
@@ -76,7 +76,7 @@ void GatherState::advance_map(GatherShare& first, Worker& worker, unsigned spare
       spare = 2;
       if (loop.budget <= 1) {
         from->spare = spare;
-        worker.push(entry_of(*from));
+        worker.push_again(entry_of(*from));
         return worker.group.work_visible();
       }
     } else {

@@ -13,6 +13,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <new>
 
 #include <ouro/runtime/clock.hpp>
@@ -202,6 +203,8 @@ void* allocate_small_frame(std::size_t list_offset) {
 void free_small_frame(void* memory, std::size_t) noexcept { operator delete(memory); }
 void* allocate_large_frame(std::size_t bytes) { return operator new(bytes); }
 void free_large_frame(void* memory, std::size_t) noexcept { operator delete(memory); }
+void* allocate_zeros(std::size_t bytes) { return std::memset(operator new(bytes), 0, bytes); }
+void free_zeros(void* memory, std::size_t) noexcept { operator delete(memory); }
 std::uint64_t frames_alive() noexcept { return 0; }
 
 }  // namespace detail

@@ -45,7 +45,7 @@ void take_by_steal(StealDeque<Item>& deque, int& last) {
   ++item->taken;
 }
 
-// What the owner does: + pushes, - pops.
+// What the owner does: + pushes, - pops, ~ pops and puts back.
 class Owner {
  public:
   Owner(StealDeque<Item>& deque, std::vector<Item>& items) : deque_(&deque), items_(&items) {}
@@ -54,6 +54,8 @@ class Owner {
     for (const char what : acts) {
       if (what == '+') {
         push();
+      } else if (what == '~') {
+        pop_and_put_back();
       } else {
         pop();
       }
@@ -78,6 +80,13 @@ class Owner {
     item.number = next_;
     own_.push_back(next_++);
     deque_->push(&item);
+  }
+
+  void pop_and_put_back() {
+    Item* const item = deque_->pop();
+    if (!item) return own_.clear();
+    check(!own_.empty() && item->number == own_.back(), "the owner takes the newest");
+    deque_->put_back(item, false);
   }
 
   StealDeque<Item>* deque_;
@@ -114,7 +123,7 @@ void alone() {
   std::vector<Item> items(6);
   StealDeque<Item> deque(1);
   Owner owner(deque, items);
-  owner.act("-+-+++");
+  owner.act("-+-~+~++~");
   check(deque.size() == 3 && !deque.empty(), "what was pushed is there");
   int last = -1;
   take_by_steal(deque, last);
@@ -166,14 +175,16 @@ const std::vector<Model> models{
     {"goes round", [] { race(1, "++-+", {2}); }, {}},
     {"grows under two thieves", [] { race(1, "+++", {1, 1}); }, bound(2)},
     {"grows under two thieves, and pops", [] { race(1, "++-+", {1, 2}); }, bound(1)},
+    {"the last one put back under a thief", [] { race(1, "+~-", {2}); }, {}},
+    {"put back, and one more", [] { race(2, "++~-+", {1, 1}); }, bound(2)},
     {"the owner alone", &alone, {}},
 };
 
 const char* const strong = "compare_exchange_strong";
 const std::vector<Mutant> mutants{
-    {"a push does not say so", {Mutate::drop, "push", "store", 1}},
-    {"a push says so before the element is there", {Mutate::delay, "push", "store", 0}},
-    {"a push says so after its look who sleeps", {Mutate::delay, "push", "store", 1}},
+    {"a push does not say so", {Mutate::drop, "publish", "store", 1}},
+    {"a push says so before the element is there", {Mutate::delay, "publish", "store", 0}},
+    {"a push says so after its look who sleeps", {Mutate::delay, "publish", "store", 1}},
     {"a pop does not lower the bottom", {Mutate::drop, "pop", "exchange"}},
     {"a pop lowers the bottom after its look at the top", {Mutate::delay, "pop", "exchange"}},
     {"a pop takes the last one unasked", {Mutate::pretend, "pop", strong}},

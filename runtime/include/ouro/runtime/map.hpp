@@ -270,7 +270,7 @@ class MapAwaiter final : public GatherState {
     std::size_t bytes = 0;
     void operator()(FutureState** list) const noexcept { free_zeros(list, bytes); }
   };
-  std::unique_ptr<FutureState*[], Free> named_;  // in a group: by their numbers, those that are public: few of most maps
+  std::unique_ptr<FutureState*[], Free> named_;  // in a group: by their numbers, while they are public
 };
 
 template <class F, class View, bool Outcomes>
