@@ -19,7 +19,7 @@ RUNTIME = [
             "detail/timer_node", "detail/ready_queue", "detail/spin_lock", "detail/counter"]),
     ("F1", ["parker", "detail/record", "detail/core", "detail/result", "detail/callback_node", "detail/gather_state",
             "detail/gather_slots", "detail/generator_state", "detail/errand", "events", "awaitable",
-            "detail/worker_group"]),
+            "detail/worker_group", "detail/wait_list"]),
     ("F2", ["coroutine", "futures", "concurrent_future", "tasks", "generators"]),
     ("F3", ["timer_wheel", "inject_queue", "barrier", "steal_deque", "idle_workers", "drive", "report", "inbox.cpp",
             "tsan_exceptions.cpp", "registry", "worker", "shared"]),
@@ -28,7 +28,8 @@ RUNTIME = [
             "base_event_loop.cpp", "destroy", "bury", "shared.cpp", "elsewhere", "group_walk",
             "cancel_shared", "ring_search", "worker_group.cpp", "group_turns"]),
     ("F5", ["sleep", "gather", "map", "fork_join", "gather.cpp", "gather_cancel", "gather_shared",
-            "map_shared", "fork_join.cpp", "gather_public", "sleep.cpp", "threads", "shutdown"]),
+            "map_shared", "fork_join.cpp", "gather_public", "sleep.cpp", "threads", "shutdown", "wait_list.cpp",
+            "locks", "conditions"]),
 ]
 IO = [
     ("I0", ["errors", "fd", "ring", "cgroup", "processors"]),

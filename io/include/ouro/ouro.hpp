@@ -10,6 +10,7 @@
 #include <ouro/runtime/base_event_loop.hpp>
 #include <ouro/runtime/clock.hpp>
 #include <ouro/runtime/concurrent_future.hpp>
+#include <ouro/runtime/conditions.hpp>
 #include <ouro/runtime/config.hpp>
 #include <ouro/runtime/coroutine.hpp>
 #include <ouro/runtime/events.hpp>
@@ -19,6 +20,7 @@
 #include <ouro/runtime/futures.hpp>
 #include <ouro/runtime/gather.hpp>
 #include <ouro/runtime/generators.hpp>
+#include <ouro/runtime/locks.hpp>
 #include <ouro/runtime/map.hpp>
 #include <ouro/runtime/shutdown.hpp>
 #include <ouro/runtime/sleep.hpp>
