@@ -22,6 +22,7 @@
 #include <ouro/runtime/generators.hpp>
 #include <ouro/runtime/locks.hpp>
 #include <ouro/runtime/map.hpp>
+#include <ouro/runtime/queues.hpp>
 #include <ouro/runtime/shutdown.hpp>
 #include <ouro/runtime/sleep.hpp>
 #include <ouro/runtime/tasks.hpp>

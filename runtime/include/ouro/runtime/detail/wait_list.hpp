@@ -23,6 +23,7 @@
 #include <string>
 
 #include <ouro/runtime/config.hpp>
+#include <ouro/runtime/detail/atomic.hpp>
 #include <ouro/runtime/detail/core.hpp>
 #include <ouro/runtime/detail/spin_lock.hpp>
 
@@ -110,7 +111,9 @@ class SyncState {
   };
 
   friend class ListWaiter;
-  // Under the lock: a waiter that was woken runs, and has what it was given.
+  // Under the lock: it was woken, and has something of which it must not be forgotten.
+  static bool has_something(const ListWaiter& waiter) noexcept;
+  // Under the lock: it runs, and has what it was given.
   static void forget(ListWaiter& waiter) noexcept;
   // Under the lock: takes the waiter out of its list, and lets its task run. `into`: the object's list of those who
   // were woken and have something; nullptr: it has nothing more to do with the object.
@@ -159,8 +162,8 @@ class OURO_EXPORT ListWaiter : public Waitee {
   enum class Stage : std::uint8_t { none, waiting, woken, orphan };
 
   // Written under the lock. Who reads it without looks again under the lock, unless it says that no object is there.
-  Stage stage() const noexcept { return __atomic_load_n(&stage_, __ATOMIC_RELAXED); }
-  void set_stage(Stage to) noexcept { __atomic_store_n(&stage_, to, __ATOMIC_RELAXED); }
+  Stage stage() const noexcept { return stage_.load(std::memory_order_relaxed); }
+  void set_stage(Stage to) noexcept { stage_.store(to, std::memory_order_relaxed); }
   static bool cancel_wait(Waitee& waitee, FutureState& task, const std::string& message) noexcept;
   void abandon() noexcept;
   bool begin(FutureState& task, void* frame, const SyncKind& of, std::source_location where);
@@ -170,8 +173,12 @@ class OURO_EXPORT ListWaiter : public Waitee {
   ListWaiter* next_ = nullptr;
   ListWaiter* prev_ = nullptr;
   WaitList* list_ = nullptr;
-  Stage stage_ = Stage::none;
+  Atomic<Stage> stage_{Stage::none};
 };
+
+inline bool SyncState::has_something(const ListWaiter& waiter) noexcept {
+  return waiter.stage() == ListWaiter::Stage::woken;
+}
 
 inline void SyncState::forget(ListWaiter& waiter) noexcept {
   waiter.list_->remove(waiter);
