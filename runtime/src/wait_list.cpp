@@ -39,7 +39,11 @@ void SyncState::wake(ListWaiter& waiter, WaitList* into, Wakes& wakes) noexcept 
   waiter.set_stage(into ? ListWaiter::Stage::woken : ListWaiter::Stage::none);
   FutureState& task = *waiter.task_;
   LoopState& home = home_of(task);
-  if (home.worker) return wakes.add(task);
+  if (home.worker) {
+    // A group that ends destroys its tasks, and has them in chains of its own.
+    if (OURO_LIKELY(!home.worker->group.ending)) wakes.add(task);
+    return;
+  }
   if (&home != running_loop) {
     post_to(home, task);  // if it is closed, the task is about to be destroyed
     return;
