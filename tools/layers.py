@@ -29,7 +29,7 @@ RUNTIME = [
             "cancel_shared", "ring_search", "worker_group.cpp", "group_turns"]),
     ("F5", ["sleep", "gather", "map", "fork_join", "gather.cpp", "gather_cancel", "gather_shared",
             "map_shared", "fork_join.cpp", "gather_public", "sleep.cpp", "threads", "shutdown", "wait_list.cpp",
-            "locks", "conditions", "queues"]),
+            "locks", "conditions", "queues", "channel"]),
 ]
 IO = [
     ("I0", ["errors", "fd", "ring", "cgroup", "processors"]),

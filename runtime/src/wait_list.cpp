@@ -103,7 +103,7 @@ void ListWaiter::suspend(FutureState& task, void* frame, const SyncKind& of, std
     SyncState::Hold hold(*object_);
     if (WaitList* list = of.enter(*object_, *this)) {
       set_stage(Stage::waiting);
-      list->push_back(*this);
+      ahead_ ? list->push_front(*this) : list->push_back(*this);
       return;
     }
     if (list_) set_stage(Stage::woken);

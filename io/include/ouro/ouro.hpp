@@ -8,6 +8,7 @@
 #include <ouro/io/runners.hpp>
 #include <ouro/runtime/awaitable.hpp>
 #include <ouro/runtime/base_event_loop.hpp>
+#include <ouro/runtime/channel.hpp>
 #include <ouro/runtime/clock.hpp>
 #include <ouro/runtime/concurrent_future.hpp>
 #include <ouro/runtime/conditions.hpp>

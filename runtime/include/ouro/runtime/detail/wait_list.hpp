@@ -154,6 +154,7 @@ class OURO_EXPORT ListWaiter : public Waitee {
   bool has_waited() const noexcept { return task_ != nullptr; }
 
   SyncState* const object_;
+  bool ahead_ = false;  // its turn had come, in vain: it waits before the others
 
  private:
   friend class WaitList;
