@@ -189,9 +189,9 @@ class PriorityItems {
   Greater greater_;
 };
 
-class [[nodiscard("it does nothing until it is awaited")]] JoinAwaiter final : public ListWaiter {
+class [[nodiscard("it does nothing until it is awaited")]] QueueJoinAwaiter final : public ListWaiter {
  public:
-  explicit JoinAwaiter(QueueState& queue) noexcept : ListWaiter(queue) {}
+  explicit QueueJoinAwaiter(QueueState& queue) noexcept : ListWaiter(queue) {}
 
   bool await_ready() const noexcept { return static_cast<QueueState*>(object_)->is_finished(); }
   template <class Promise>
@@ -267,7 +267,7 @@ class BasicQueue : public QueueState {
   // Waits until task_done() was called for every item.
   // Suspends: unless that is so. Throws: RuntimeError for a queue of another loop.
   // If cancelled: nothing is left behind.
-  auto join() noexcept { return JoinAwaiter(*this); }
+  auto join() noexcept { return QueueJoinAwaiter(*this); }
 
   // From now on nothing is put in. With `immediate` what is in it is dropped, and counts as done. Those who wait get
   // QueueShutDown, unless an item or the end of join() is theirs.
