@@ -1,9 +1,11 @@
-// What locks, events, semaphores and queues cost when nobody waits: run under callgrind, which counts the instructions
-// of the functions named below alone.
+// What locks, events, semaphores, queues and channels cost when nobody waits: run under callgrind, which counts the
+// instructions of measured() alone.
 //
-//     valgrind --tool=callgrind --toggle-collect='lock_and_unlock*' sync_cost lock_and_unlock --workers 1
+//     valgrind --tool=callgrind --toggle-collect=measured sync_cost lock own
 //
-// Each is called `times` times, awaited inside a coroutine that does not suspend; what the loop around it costs counts.
+// `own`: the object is that of a loop that is alone; `shared`: it is one that a group's workers may use. Each pair of
+// operations is done `times` times, inside a coroutine that does not suspend; what the loop around it costs, `nothing`
+// measures.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -64,6 +66,25 @@ Body acquire_and_release(ouro::Semaphore& semaphore) {
 Body wait_for_set(ouro::Event& event) {
   for (int i = 0; i < times; ++i) co_await event.wait();
 }
+Body put_and_get(ouro::Queue<int>& queue) {
+  for (int i = 0; i < times; ++i) {
+    queue.put_nowait(i);
+    sink = queue.get_nowait();
+  }
+  co_return;
+}
+Body awaited_put_and_get(ouro::Queue<int>& queue) {
+  for (int i = 0; i < times; ++i) {
+    co_await queue.put(i);
+    sink = co_await queue.get();
+  }
+}
+Body send_and_receive(ouro::Channel<int>& channel) {
+  for (int i = 0; i < times; ++i) {
+    co_await channel.send(i);
+    sink = *co_await channel.recv();
+  }
+}
 Body set_and_clear(ouro::Event& event) {
   for (int i = 0; i < times; ++i) {
     event.set();
@@ -76,6 +97,8 @@ struct Objects {
   ouro::Lock lock;
   ouro::Semaphore semaphore{2};
   ouro::Event event;
+  ouro::Queue<int> queue{{.maxsize = 16}};
+  ouro::Channel<int> channel{16};
 };
 
 Body body_of(std::string_view what, Objects& objects) {
@@ -84,6 +107,9 @@ Body body_of(std::string_view what, Objects& objects) {
   if (what == "semaphore") return acquire_and_release(objects.semaphore);
   if (what == "event") return wait_for_set(objects.event);
   if (what == "set") return set_and_clear(objects.event);
+  if (what == "queue") return put_and_get(objects.queue);
+  if (what == "awaited-queue") return awaited_put_and_get(objects.queue);
+  if (what == "channel") return send_and_receive(objects.channel);
   return nothing();
 }
 
@@ -100,7 +126,8 @@ ouro::Coroutine<> program(std::string_view what, std::unique_ptr<Objects> object
 
 int main(int argc, char** argv) try {
   if (argc != 3) {
-    std::fprintf(stderr, "usage: %s nothing|lock|scoped|semaphore|event|set own|shared\n", argv[0]);
+    std::fprintf(stderr, "usage: %s nothing|lock|scoped|semaphore|event|set|queue|awaited-queue|channel own|shared\n",
+                 argv[0]);
     return 2;
   }
   // What is made outside any run is shared, as in a group.
