@@ -16,7 +16,8 @@ from pathlib import Path
 # stand above it though their headers do not. Where a floor of `io` meets one of `runtime`, runtime is below.
 RUNTIME = [
     ("F0", ["config", "clock", "config.cpp", "exceptions", "detail/atomic", "detail/futex", "detail/frame_pool",
-            "detail/timer_node", "detail/ready_queue", "detail/spin_lock", "detail/counter"]),
+            "detail/timer_node", "detail/ready_queue", "detail/spin_lock", "detail/counter",
+            "detail/queue_items"]),
     ("F1", ["parker", "detail/record", "detail/core", "detail/result", "detail/callback_node", "detail/gather_state",
             "detail/gather_slots", "detail/generator_state", "detail/errand", "events", "awaitable",
             "detail/worker_group", "detail/wait_list"]),

@@ -12,13 +12,23 @@ namespace ouro::detail {
 
 QueueState::QueueState(std::ptrdiff_t maxsize) noexcept
     : limit_(maxsize > 0 ? static_cast<std::size_t>(maxsize) : std::numeric_limits<std::size_t>::max()),
-      maxsize_(maxsize) {}
+      maxsize_(maxsize) {
+  refresh();
+}
+
+void QueueState::refresh(bool getter_enters, bool putter_enters) noexcept {
+  const bool gets = home_ && putters_.empty() && !putter_enters;
+  const bool puts = home_ && getters_.empty() && !getter_enters && limit_ > reserved_;
+  get_above_ = gets ? promised_ : std::numeric_limits<std::size_t>::max();
+  put_below_ = puts ? limit_ - reserved_ : 0;
+}
 
 void QueueState::item_came(Wakes& wakes) noexcept {
   while (has_item() && !getters_.empty()) {
     ++promised_;
     wake(*getters_.front(), &woken_, wakes);
   }
+  refresh();
 }
 
 void QueueState::item_left(Wakes& wakes) noexcept {
@@ -26,18 +36,21 @@ void QueueState::item_left(Wakes& wakes) noexcept {
     ++reserved_;
     wake(*putters_.front(), &woken_, wakes);
   }
+  refresh();
 }
 
 void QueueState::getter_runs(ListWaiter& getter) noexcept {
   if (!has_something(getter)) return;  // it was woken by the shutdown
   forget(getter);
   if (promised_ > 0) --promised_;  // it was kept, unless the items were dropped
+  refresh();
 }
 
 void QueueState::putter_runs(ListWaiter& putter) noexcept {
   if (!has_something(putter)) return;
   forget(putter);
   --reserved_;
+  refresh();
 }
 
 const SyncKind QueueState::getting = ListWaiter::kind_of(
@@ -47,14 +60,16 @@ const SyncKind QueueState::getting = ListWaiter::kind_of(
       if (queue.has_item()) {
         ++queue.promised_;
         queue.woken_.push_back(waiter);
+        queue.refresh();
         return nullptr;
       }
-      return queue.shut_down_ ? nullptr : &queue.getters_;
+      if (queue.shut_down_) return nullptr;
+      queue.refresh(true);
+      return &queue.getters_;
     },
     [](SyncState& object, ListWaiter&, bool woken, Wakes& wakes) noexcept {
       auto& queue = static_cast<QueueState&>(object);
-      if (!woken || queue.promised_ == 0) return;
-      --queue.promised_;
+      if (woken && queue.promised_ > 0) --queue.promised_;
       queue.item_came(wakes);
     });
 
@@ -65,14 +80,16 @@ const SyncKind QueueState::putting = ListWaiter::kind_of(
       if (queue.has_room()) {
         ++queue.reserved_;
         queue.woken_.push_back(waiter);
+        queue.refresh();
         return nullptr;
       }
-      return queue.shut_down_ ? nullptr : &queue.putters_;
+      if (queue.shut_down_) return nullptr;
+      queue.refresh(false, true);
+      return &queue.putters_;
     },
     [](SyncState& object, ListWaiter&, bool woken, Wakes& wakes) noexcept {
       auto& queue = static_cast<QueueState&>(object);
-      if (!woken) return;
-      --queue.reserved_;
+      if (woken) --queue.reserved_;
       queue.item_left(wakes);
     });
 
@@ -98,6 +115,7 @@ void QueueState::shut_down(bool immediate, Wakes& wakes) noexcept {
   }
   while (!getters_.empty()) wake(*getters_.front(), nullptr, wakes);
   while (!putters_.empty()) wake(*putters_.front(), nullptr, wakes);
+  refresh();
 }
 
 void QueueState::throw_empty() { throw QueueEmpty("the queue is empty", "get() waits for an item"); }

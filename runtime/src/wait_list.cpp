@@ -77,6 +77,8 @@ bool ListWaiter::begin(FutureState& task, void* frame, const SyncKind& of, std::
   if (OURO_UNLIKELY(object_->home_ && object_->home_ != &home)) throw_other_loop(of.what);
   kind = &of;
   site = where;
+  list_ = nullptr;
+  set_stage(Stage::none);
   task_ = &task;
   task.leaf = frame;
   if (home.worker) {
@@ -97,13 +99,13 @@ bool ListWaiter::begin(FutureState& task, void* frame, const SyncKind& of, std::
   return false;
 }
 
-void ListWaiter::suspend(FutureState& task, void* frame, const SyncKind& of, std::source_location where) {
+void ListWaiter::suspend(FutureState& task, void* frame, const SyncKind& of, std::source_location where, bool ahead) {
   if (!begin(task, frame, of, where)) return;
   {
     SyncState::Hold hold(*object_);
     if (WaitList* list = of.enter(*object_, *this)) {
       set_stage(Stage::waiting);
-      ahead_ ? list->push_front(*this) : list->push_back(*this);
+      ahead ? list->push_front(*this) : list->push_back(*this);
       return;
     }
     if (list_) set_stage(Stage::woken);

@@ -129,21 +129,21 @@ class OURO_EXPORT ChannelState : public SyncState {
 // Waits until there is something to receive, or room to send.
 class ChannelAwaiter final : public ListWaiter {
  public:
-  ChannelAwaiter(ChannelState& channel, const SyncKind& how, bool again) noexcept : ListWaiter(channel), how_(&how) {
-    ahead_ = again;
-  }
+  ChannelAwaiter(ChannelState& channel, const SyncKind& how, bool again) noexcept
+      : ListWaiter(channel), how_(&how), again_(again) {}
   ChannelAwaiter(ChannelAwaiter&&) noexcept = default;
 
   bool await_ready() const noexcept { return false; }
   template <class Promise>
   void await_suspend(std::coroutine_handle<Promise> coroutine,
                      std::source_location where = std::source_location::current()) {
-    suspend(task_of(coroutine, "Channel"), coroutine.address(), *how_, where);
+    suspend(task_of(coroutine, "Channel"), coroutine.address(), *how_, where, again_);
   }
   void await_resume() { resume(); }
 
  private:
   const SyncKind* how_;
+  bool again_;
 };
 
 }  // namespace detail

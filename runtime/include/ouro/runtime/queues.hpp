@@ -9,22 +9,19 @@
 // queue. An item whose move throws may be lost by it. Lifetime: until the waits for it have returned.
 #pragma once
 
-#include <algorithm>
 #include <concepts>
 #include <coroutine>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <memory>
-#include <new>
 #include <optional>
 #include <source_location>
 #include <type_traits>
 #include <utility>
-#include <vector>
 
 #include <ouro/runtime/config.hpp>
 #include <ouro/runtime/detail/core.hpp>
+#include <ouro/runtime/detail/queue_items.hpp>
 #include <ouro/runtime/detail/wait_list.hpp>
 #include <ouro/runtime/exceptions.hpp>
 
@@ -59,6 +56,9 @@ class OURO_EXPORT QueueState : public SyncState {
     woken_.let_go_if_any();
   }
 
+  // The short ways, of a queue that is not shared and for which nobody waits.
+  bool may_get_quickly() const noexcept { return size_ > get_above_; }
+  bool may_put_quickly() const noexcept { return size_ < put_below_; }
   bool has_item() const noexcept { return size_ > promised_; }
   bool has_room() const noexcept { return size_ + reserved_ < limit_; }
 
@@ -75,7 +75,12 @@ class OURO_EXPORT QueueState : public SyncState {
   [[noreturn]] static void throw_shut_down();
   [[noreturn]] static void throw_done_too_often();
 
+  // Under the lock, after every change but those of the short ways.
+  void refresh(bool getter_enters = false, bool putter_enters = false) noexcept;
+
   std::size_t size_ = 0;      // of the items
+  std::size_t get_above_;     // promised_, or too much if the short way is closed
+  std::size_t put_below_;     // the limit less reserved_, or 0
   std::size_t promised_ = 0;  // of these to getters that have not run
   std::size_t reserved_ = 0;  // room, for putters that have not run
   std::size_t limit_;         // of both; 0 once it is shut down
@@ -86,107 +91,6 @@ class OURO_EXPORT QueueState : public SyncState {
   WaitList putters_;
   WaitList joiners_;
   WaitList woken_;  // getters and putters that have been promised something, and have not run
-};
-
-// First in, first out, in a circle that grows.
-template <class T>
-class FifoItems {
- public:
-  FifoItems() noexcept = default;
-  FifoItems(const FifoItems&) = delete;
-  FifoItems(FifoItems&& other) noexcept
-      : slots_(std::exchange(other.slots_, nullptr)),
-        mask_plus_one_(std::exchange(other.mask_plus_one_, 0)),
-        head_(std::exchange(other.head_, 0)),
-        tail_(std::exchange(other.tail_, 0)) {}
-  ~FifoItems() {
-    for (; head_ != tail_; ++head_) std::destroy_at(at(head_));
-    std::allocator<T>().deallocate(slots_, mask_plus_one_);
-  }
-
-  template <class U>
-  void push(U&& item) {
-    if (OURO_UNLIKELY(tail_ - head_ == mask_plus_one_)) grow();
-    std::construct_at(at(tail_), std::forward<U>(item));
-    ++tail_;
-  }
-  FifoItems take_all() noexcept { return FifoItems(std::move(*this)); }
-  T pop() {
-    T* const first = at(head_);
-    T item(std::move(*first));
-    ++head_;
-    std::destroy_at(first);
-    return item;
-  }
-
- private:
-  T* at(std::size_t i) const noexcept { return slots_ + (i & (mask_plus_one_ - 1)); }
-  OURO_NOINLINE void grow() {
-    const std::size_t wider = mask_plus_one_ ? 2 * mask_plus_one_ : 16;
-    FifoItems other;
-    other.slots_ = std::allocator<T>().allocate(wider);
-    other.mask_plus_one_ = wider;
-    for (std::size_t i = head_; i != tail_; ++i) {
-      std::construct_at(other.at(other.tail_), std::move_if_noexcept(*at(i)));
-      ++other.tail_;
-    }
-    std::swap(slots_, other.slots_);
-    std::swap(mask_plus_one_, other.mask_plus_one_);
-    std::swap(head_, other.head_);
-    std::swap(tail_, other.tail_);
-  }
-
-  T* slots_ = nullptr;
-  std::size_t mask_plus_one_ = 0;  // a power of two, or none yet
-  std::size_t head_ = 0;
-  std::size_t tail_ = 0;
-};
-
-template <class T>
-class LifoItems {
- public:
-  template <class U>
-  void push(U&& item) {
-    items_.push_back(std::forward<U>(item));
-  }
-  std::vector<T> take_all() noexcept { return std::exchange(items_, {}); }
-  T pop() {
-    T item(std::move(items_.back()));
-    items_.pop_back();
-    return item;
-  }
-
- private:
-  std::vector<T> items_;
-};
-
-// The least first.
-template <class T, class Compare>
-class PriorityItems {
- public:
-  PriorityItems() = default;
-  explicit PriorityItems(Compare less) : greater_{std::move(less)} {}
-
-  template <class U>
-  void push(U&& item) {
-    items_.push_back(std::forward<U>(item));
-    std::push_heap(items_.begin(), items_.end(), greater_);
-  }
-  std::vector<T> take_all() noexcept { return std::exchange(items_, {}); }
-  T pop() {
-    std::pop_heap(items_.begin(), items_.end(), greater_);
-    T item(std::move(items_.back()));
-    items_.pop_back();
-    return item;
-  }
-
- private:
-  struct Greater {
-    Compare less{};
-    bool operator()(const T& a, const T& b) const { return less(b, a); }
-  };
-  std::vector<T> items_;
-  Greater greater_;
 };
 
 class [[nodiscard("it does nothing until it is awaited")]] QueueJoinAwaiter final : public ListWaiter {
@@ -231,7 +135,7 @@ class BasicQueue : public QueueState {
   }
   // Throws: QueueEmpty if empty(); QueueShutDown if it is shut down besides.
   T get_nowait() {
-    if (OURO_LIKELY(home_ && has_item() && putters_.empty())) {
+    if (OURO_LIKELY(may_get_quickly())) {
       T item = items_.pop();
       --size_;
       return item;
@@ -245,7 +149,7 @@ class BasicQueue : public QueueState {
   template <class U = T>
     requires std::constructible_from<T, U&&>
   void put_nowait(U&& item) {
-    if (OURO_LIKELY(home_ && has_room() && getters_.empty())) {
+    if (OURO_LIKELY(may_put_quickly())) {
       items_.push(std::forward<U>(item));
       ++size_;
       ++unfinished_;
@@ -326,7 +230,7 @@ class [[nodiscard("it does nothing until it is awaited")]] GetAwaiter final : pu
 
   bool await_ready() {
     Queue& from = queue();
-    if (OURO_LIKELY(from.home_ && from.has_item() && from.putters_.empty())) {
+    if (OURO_LIKELY(from.may_get_quickly())) {
       item_.emplace(from.items_.pop());
       --from.size_;
       return true;
@@ -378,7 +282,7 @@ class [[nodiscard("it does nothing until it is awaited")]] PutAwaiter final : pu
 
   bool await_ready() {
     Queue& to = queue();
-    if (OURO_LIKELY(to.home_ && to.has_room() && to.getters_.empty())) {
+    if (OURO_LIKELY(to.may_put_quickly())) {
       to.items_.push(std::move(item_));
       ++to.size_;
       ++to.unfinished_;

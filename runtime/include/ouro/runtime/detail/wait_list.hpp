@@ -23,7 +23,6 @@
 #include <string>
 
 #include <ouro/runtime/config.hpp>
-#include <ouro/runtime/detail/atomic.hpp>
 #include <ouro/runtime/detail/core.hpp>
 #include <ouro/runtime/detail/spin_lock.hpp>
 
@@ -134,8 +133,9 @@ class OURO_EXPORT ListWaiter : public Waitee {
     return SyncKind{{&cancel_wait, nullptr, nullptr, what}, enter, pass_on};
   }
 
-  explicit ListWaiter(SyncState& object) noexcept : object_(&object) {}
-  ListWaiter(ListWaiter&& other) noexcept : object_(other.object_) {}
+  // Where nobody waits little is written.
+  explicit ListWaiter(SyncState& object) noexcept : object_(&object) {}    // NOLINT: see begin()
+  ListWaiter(ListWaiter&& other) noexcept : ListWaiter(*other.object_) {}  // NOLINT: it has not been awaited
   ListWaiter& operator=(ListWaiter&&) = delete;
 
  protected:
@@ -144,9 +144,9 @@ class OURO_EXPORT ListWaiter : public Waitee {
   }
 
   // Begins to wait, unless that is not necessary any more; the task is resumed in any case. In a group nothing of the
-  // awaiter may be touched after it.
+  // awaiter may be touched after it. `ahead`: its turn had come, in vain, so it waits before the others.
   // Throws: RuntimeError for an object of another loop.
-  void suspend(FutureState& task, void* frame, const SyncKind& of, std::source_location where);
+  void suspend(FutureState& task, void* frame, const SyncKind& of, std::source_location where, bool ahead = false);
   // The task runs again: it was woken.
   // Throws: CancelledError, when what it was given has been passed on.
   void resume();
@@ -154,7 +154,6 @@ class OURO_EXPORT ListWaiter : public Waitee {
   bool has_waited() const noexcept { return task_ != nullptr; }
 
   SyncState* const object_;
-  bool ahead_ = false;  // its turn had come, in vain: it waits before the others
 
  private:
   friend class WaitList;
@@ -163,18 +162,19 @@ class OURO_EXPORT ListWaiter : public Waitee {
   enum class Stage : std::uint8_t { none, waiting, woken, orphan };
 
   // Written under the lock. Who reads it without looks again under the lock, unless it says that no object is there.
-  Stage stage() const noexcept { return stage_.load(std::memory_order_relaxed); }
-  void set_stage(Stage to) noexcept { stage_.store(to, std::memory_order_relaxed); }
+  Stage stage() const noexcept { return static_cast<Stage>(__atomic_load_n(&stage_, __ATOMIC_RELAXED)); }
+  void set_stage(Stage to) noexcept { __atomic_store_n(&stage_, static_cast<std::uint8_t>(to), __ATOMIC_RELAXED); }
   static bool cancel_wait(Waitee& waitee, FutureState& task, const std::string& message) noexcept;
   void abandon() noexcept;
   bool begin(FutureState& task, void* frame, const SyncKind& of, std::source_location where);
   void pass_on(bool woken, Wakes& wakes) noexcept;
 
   FutureState* task_ = nullptr;  // from the moment in which it begins to wait until it runs again
-  ListWaiter* next_ = nullptr;
-  ListWaiter* prev_ = nullptr;
-  WaitList* list_ = nullptr;
-  Atomic<Stage> stage_{Stage::none};
+  // Meaningless before that.
+  ListWaiter* next_;
+  ListWaiter* prev_;
+  WaitList* list_;
+  std::uint8_t stage_;
 };
 
 inline bool SyncState::has_something(const ListWaiter& waiter) noexcept {
