@@ -89,7 +89,7 @@ void put_by_two() {
   check(first && second && *first + *second == 3, "both are there");
 }
 
-// Two that wait, and one that sends two.
+// Two that wait, and two that send one each.
 void two_wait() {
   Group group(2);
   Values channel(2);
@@ -100,8 +100,11 @@ void two_wait() {
     ouro::spawn(receive(channel, 1, second));
     group.run(0);
   });
-  std::thread other = group.thread(1, [&] { ouro::spawn(send(channel, 1, 2)); });
-  group.as(0, [&] { group.run(0); });
+  std::thread other = group.thread(1, [&] { check(channel.try_send(1), "there is room"); });
+  group.as(0, [&] {
+    check(channel.try_send(2), "there is room");
+    group.run(0);
+  });
   other.join();
   group.settle();
   check(first + second == 3, "each gets one");
@@ -138,16 +141,19 @@ void cancelled() {
 
 // It is closed while one sends and one receives: what was sent arrives.
 void closed() {
-  Group group(2);
+  Group group(3);
   Values channel(1);
   int sum = 0;
   bool sent = false;
   std::thread other = group.thread(1, [&] { ouro::spawn(receive_all(channel, sum)); });
-  std::thread closer([&] { channel.close(); });
-  try {
-    sent = channel.try_send(1);
-  } catch (const ouro::QueueShutDown&) {
-  }
+  std::thread closer = group.thread(2, [&] { channel.close(); });
+  group.as(0, [&] {
+    try {
+      sent = channel.try_send(1);
+    } catch (const ouro::QueueShutDown&) {
+    }
+    group.run(0);
+  });
   closer.join();
   other.join();
   group.settle();
