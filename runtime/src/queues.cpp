@@ -17,8 +17,8 @@ QueueState::QueueState(std::ptrdiff_t maxsize) noexcept
 }
 
 void QueueState::refresh(bool getter_enters, bool putter_enters) noexcept {
-  const bool gets = home_ && putters_.empty() && !putter_enters;
-  const bool puts = home_ && getters_.empty() && !getter_enters && limit_ > reserved_;
+  const bool gets = putters_.empty() && !putter_enters;
+  const bool puts = getters_.empty() && !getter_enters && limit_ > reserved_;
   get_above_ = gets ? promised_ : std::numeric_limits<std::size_t>::max();
   put_below_ = puts ? limit_ - reserved_ : 0;
 }

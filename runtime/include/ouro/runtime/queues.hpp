@@ -57,8 +57,8 @@ class OURO_EXPORT QueueState : public SyncState {
   }
 
   // The short ways, of a queue that is not shared and for which nobody waits.
-  bool may_get_quickly() const noexcept { return size_ > get_above_; }
-  bool may_put_quickly() const noexcept { return size_ < put_below_; }
+  bool may_get_quickly() const noexcept { return home_ && size_ > get_above_; }
+  bool may_put_quickly() const noexcept { return home_ && size_ < put_below_; }
   bool has_item() const noexcept { return size_ > promised_; }
   bool has_room() const noexcept { return size_ + reserved_ < limit_; }
 
