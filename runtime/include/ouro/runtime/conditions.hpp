@@ -177,6 +177,7 @@ class Condition {
   }
 
   // Waits until `predicate()`, which is called with the lock held, gives what counts as true; gives that.
+  // With g++ 12 a predicate that owns something is named before the co_await, and moved in.
   // If cancelled: as wait().
   template <class Predicate>
     requires std::invocable<Predicate&>
