@@ -11,7 +11,8 @@ import re
 import sys
 from pathlib import Path
 
-# Runners, the loop, its exception handler, policies, futures, tasks, cancellation; gather; eager tasks; executors.
+# Runners, the loop, its exception handler, policies, futures, tasks, cancellation; gather; eager tasks; locks; queues;
+# executors.
 # The numbers are asyncio's behaviours as the project counts them; those that are left out were never given.
 BEHAVIOURS = [
     *range(1, 8), *range(9, 23),
@@ -23,6 +24,7 @@ BEHAVIOURS = [
     *range(142, 151), 152, 153, *range(155, 159), 160, 161,
     *range(171, 178), 179, 180, 182,
     *range(247, 254), 255, 256,
+    *range(257, 266), 268, *range(270, 281), *range(282, 293),
     *range(293, 296), 297, 298, 301, 303,
 ]
 STATUSES = ("tested", "differs", "n/a", "later")

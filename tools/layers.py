@@ -16,10 +16,11 @@ from pathlib import Path
 # stand above it though their headers do not. Where a floor of `io` meets one of `runtime`, runtime is below.
 RUNTIME = [
     ("F0", ["config", "clock", "config.cpp", "exceptions", "detail/atomic", "detail/futex", "detail/frame_pool",
-            "detail/timer_node", "detail/ready_queue", "detail/spin_lock", "detail/counter"]),
+            "detail/timer_node", "detail/ready_queue", "detail/spin_lock", "detail/counter",
+            "detail/queue_items"]),
     ("F1", ["parker", "detail/record", "detail/core", "detail/result", "detail/callback_node", "detail/gather_state",
             "detail/gather_slots", "detail/generator_state", "detail/errand", "events", "awaitable",
-            "detail/worker_group"]),
+            "detail/worker_group", "detail/wait_list"]),
     ("F2", ["coroutine", "futures", "concurrent_future", "tasks", "generators"]),
     ("F3", ["timer_wheel", "inject_queue", "barrier", "steal_deque", "idle_workers", "drive", "report", "inbox.cpp",
             "tsan_exceptions.cpp", "registry", "worker", "shared"]),
@@ -28,7 +29,8 @@ RUNTIME = [
             "base_event_loop.cpp", "destroy", "bury", "shared.cpp", "elsewhere", "group_walk",
             "cancel_shared", "ring_search", "worker_group.cpp", "group_turns"]),
     ("F5", ["sleep", "gather", "map", "fork_join", "gather.cpp", "gather_cancel", "gather_shared",
-            "map_shared", "fork_join.cpp", "gather_public", "sleep.cpp", "threads", "shutdown"]),
+            "map_shared", "fork_join.cpp", "gather_public", "sleep.cpp", "threads", "shutdown", "wait_list.cpp",
+            "locks", "conditions", "queues", "channel"]),
 ]
 IO = [
     ("I0", ["errors", "fd", "ring", "cgroup", "processors"]),

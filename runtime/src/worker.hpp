@@ -100,7 +100,7 @@ class WorkerGroup {
   InjectQueue<ReadyNode> injection;
   // Raised after each push to `injection`, which itself only releases: what a worker that falls asleep reads.
   alignas(64) Atomic<std::uint64_t> injections{0};
-  Atomic<std::uint32_t> wakers{0};  // threads between wake_one() and the end of unpark()
+  Atomic<std::uint32_t> wakers{0};  // threads between wake_one() and the end of unpark(), or inside inject()
 
   Atomic<std::uint64_t> ended_elsewhere{0};  // tasks, on threads that are no workers
 

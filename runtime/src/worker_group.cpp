@@ -84,6 +84,16 @@ void WorkerGroup::wake_somebody() noexcept {
 }
 
 void WorkerGroup::inject(ReadyNode& task) noexcept {
+  // The task may be the last of the group, which does not end before this thread has left it. Relaxed: who ends the
+  // group has what the task did, and that came after the push.
+  struct Inside {
+    Atomic<std::uint32_t>& count;
+    explicit Inside(Atomic<std::uint32_t>& threads) noexcept : count(threads) {
+      count.fetch_add(1, std::memory_order_relaxed);
+    }
+    Inside(const Inside&) = delete;
+    ~Inside() { count.fetch_sub(1, std::memory_order_release); }  // pairs with the acquire in end_group()
+  } const inside(wakers);
   if (!injection.push(task)) {
     // Without memory: the first worker runs it.
     auto& record = static_cast<FutureState&>(task);

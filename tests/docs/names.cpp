@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <exception>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <thread>
 #include <type_traits>
@@ -159,6 +160,86 @@ ouro::Coroutine<> threads() {
   pool.shutdown();
 }
 
+// ---- Locks and queues ----
+
+ouro::Coroutine<> locks() {
+  ouro::Lock lock;
+  co_await lock.acquire();
+  check(lock.locked() && !lock.try_acquire(), "Lock");
+  lock.release();
+  {
+    auto guard = co_await lock.scoped();
+  }
+  ouro::Event event;
+  event.set();
+  check(event.is_set() && co_await event.wait(), "Event");
+  event.clear();
+  ouro::Semaphore semaphore(2);
+  ouro::BoundedSemaphore bounded(1);
+  auto permit = co_await semaphore.scoped();
+  check(co_await bounded.acquire() && !semaphore.locked(), "Semaphore");
+  ouro::Condition condition(lock);
+  ouro::Task<> waits = ouro::create_task([](ouro::Condition& c) -> ouro::Coroutine<> {
+    auto guard = co_await c.scoped();
+    co_await c.wait();
+    co_await c.wait_for([] { return true; });
+  }(condition));
+  co_await ouro::sleep(0s);
+  {
+    auto guard = co_await condition.scoped();
+    condition.notify();
+    condition.notify_all();
+  }
+  co_await waits;
+  ouro::Barrier barrier(1);
+  check(co_await barrier.wait() == 0 && barrier.parties() == 1 && barrier.n_waiting() == 0, "Barrier");
+  co_await barrier.abort();
+  try {
+    co_await barrier.wait();
+  } catch (const ouro::BrokenBarrierError&) {
+    check(barrier.broken(), "BrokenBarrierError");
+  }
+  co_await barrier.reset();
+  ouro::RWLock rw;
+  {
+    auto reading = co_await rw.scoped_read();
+  }
+  auto writing = co_await rw.scoped_write();
+}
+
+ouro::Coroutine<> queues() {
+  ouro::Queue<int> queue({.maxsize = 1});
+  co_await queue.put(1);
+  try {
+    queue.put_nowait(2);
+  } catch (const ouro::QueueFull&) {
+    check(queue.full() && queue.qsize() == 1 && queue.maxsize() == 1, "QueueFull");
+  }
+  check(co_await queue.get() == 1, "Queue");
+  queue.task_done();
+  co_await queue.join();
+  try {
+    queue.get_nowait();
+  } catch (const ouro::QueueEmpty&) {
+    check(queue.empty(), "QueueEmpty");
+  }
+  queue.shutdown();
+  try {
+    co_await queue.get();
+  } catch (const ouro::QueueShutDown&) {
+    queue.shutdown(true);
+  }
+  ouro::PriorityQueue<int> least;
+  ouro::LifoQueue<int> last;
+  least.put_nowait(1);
+  last.put_nowait(2);
+  ouro::Channel<int> channel(1024);
+  co_await channel.send(least.get_nowait());
+  check(channel.try_send(last.get_nowait()) && channel.try_recv() == 1, "Channel");
+  channel.close();
+  check(co_await channel.recv() == 2 && co_await channel.recv() == std::nullopt, "Channel::close");
+}
+
 // ---- The loop, policies, runners ----
 
 void loop_by_hand() {
@@ -207,7 +288,8 @@ ouro::Coroutine<int> several_loops() {
 
 int main() {
   check(ouro::run(several_loops(), {.workers = 4, .pin_to_cores = true}) == 3, "several loops");
-  for (auto* part : {coroutines_and_tasks, futures, generators, threads}) ouro::run(part(), {.spin = 0us});
+  for (auto* part : {coroutines_and_tasks, futures, generators, threads, locks, queues})
+    ouro::run(part(), {.spin = 0us});
   loop_by_hand();
   policies_and_runners();
   return 0;

@@ -12,8 +12,11 @@
 #include <vector>
 
 #include <ouro/runtime/base_event_loop.hpp>
+#include <ouro/runtime/channel.hpp>
 #include <ouro/runtime/gather.hpp>
+#include <ouro/runtime/locks.hpp>
 #include <ouro/runtime/map.hpp>
+#include <ouro/runtime/queues.hpp>
 #include <ouro/runtime/sleep.hpp>
 
 #include "support/loop_fixture.hpp"
@@ -198,6 +201,48 @@ TEST_F(AllocationsTest, ACallbackAndAFutureCostOneBlockEach) {
 
 // How many bytes one frame of what `make` gives takes from the pool: frames of one size that a new thread cuts from its
 // slab lie side by side.
+// Neither those who wait in locks, queues and channels cost anything, nor the items, once the queue is as wide as it
+// gets. Who waits for a channel has a frame, of the pool.
+Coroutine<> hand_over(Lock& lock, Semaphore& semaphore, Queue<int>& from, Queue<int>& to, int n) {
+  for (int i = 0; i < n; ++i) {
+    const int item = co_await from.get();
+    auto guard = co_await lock.scoped();
+    auto permit = co_await semaphore.scoped();
+    co_await to.put(item + 1);
+    from.task_done();
+    co_await sleep(0s);
+  }
+}
+
+TEST_F(AllocationsTest, LocksAndQueuesCostNothing) {
+  run([&]() -> Coroutine<> {
+    Lock lock;
+    Semaphore semaphore(2);
+    Queue<int> one({.maxsize = 4});
+    Queue<int> other({.maxsize = 4});
+    Channel<int> channel(1);
+    const auto round = [&]() -> Coroutine<Costs> {
+      for (int i = 0; i < 4; ++i) one.put_nowait(i);
+      Task<> there = create_task(hand_over(lock, semaphore, one, other, 100));
+      Task<> back = create_task(hand_over(lock, semaphore, other, one, 100));
+      const Costs before = costs();
+      co_await there;
+      co_await back;
+      for (int i = 0; i < 100; ++i) {
+        co_await channel.send(i);
+        EXPECT_EQ(co_await channel.recv(), i);
+      }
+      const Costs cost = since(before);
+      while (!one.empty()) one.get_nowait();
+      co_return cost;
+    };
+    co_await round();
+    const Costs cost = co_await round();
+    EXPECT_EQ(cost.frames, 0U);
+    EXPECT_EQ(cost.heap, 0U);
+  });
+}
+
 template <class F>
 std::size_t frame_bytes(F make) {
   std::size_t bytes = 0;

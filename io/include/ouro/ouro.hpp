@@ -8,8 +8,10 @@
 #include <ouro/io/runners.hpp>
 #include <ouro/runtime/awaitable.hpp>
 #include <ouro/runtime/base_event_loop.hpp>
+#include <ouro/runtime/channel.hpp>
 #include <ouro/runtime/clock.hpp>
 #include <ouro/runtime/concurrent_future.hpp>
+#include <ouro/runtime/conditions.hpp>
 #include <ouro/runtime/config.hpp>
 #include <ouro/runtime/coroutine.hpp>
 #include <ouro/runtime/events.hpp>
@@ -19,7 +21,9 @@
 #include <ouro/runtime/futures.hpp>
 #include <ouro/runtime/gather.hpp>
 #include <ouro/runtime/generators.hpp>
+#include <ouro/runtime/locks.hpp>
 #include <ouro/runtime/map.hpp>
+#include <ouro/runtime/queues.hpp>
 #include <ouro/runtime/shutdown.hpp>
 #include <ouro/runtime/sleep.hpp>
 #include <ouro/runtime/tasks.hpp>

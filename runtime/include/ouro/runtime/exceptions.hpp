@@ -61,6 +61,30 @@ class OURO_EXPORT TimeoutError : public RuntimeError {
   using RuntimeError::RuntimeError;
 };
 
+// A Barrier was broken, or reset while the caller waited in it.
+class OURO_EXPORT BrokenBarrierError : public RuntimeError {
+ public:
+  using RuntimeError::RuntimeError;
+};
+
+// A queue has nothing, and the caller does not wait.
+class OURO_EXPORT QueueEmpty : public RuntimeError {
+ public:
+  using RuntimeError::RuntimeError;
+};
+
+// A queue has no room, and the caller does not wait.
+class OURO_EXPORT QueueFull : public RuntimeError {
+ public:
+  using RuntimeError::RuntimeError;
+};
+
+// A queue was shut down, or a channel closed.
+class OURO_EXPORT QueueShutDown : public RuntimeError {
+ public:
+  using RuntimeError::RuntimeError;
+};
+
 // An argument has a value that makes no sense (Python's ValueError).
 class OURO_EXPORT ValueError : public std::invalid_argument {
  public:
