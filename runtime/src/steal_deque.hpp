@@ -60,13 +60,13 @@ class StealDeque {
     const std::int64_t bottom = bottom_.load(std::memory_order_relaxed);
     Array* array = newest_;
     if (OURO_UNLIKELY(bottom - top_seen_ >= array->capacity())) array = make_room(bottom);
-    publish(array, bottom, element, light);
+    put_in(array, bottom, element, light);
   }
 
   // Puts what pop_if() or pop() has just taken out in again. There is room: thieves only make more. Its old place still
   // holds it, or it was the last, and then the owner has raised `top_` after every thief before it.
   OURO_INLINE void put_back(T* element, bool light) noexcept {
-    publish(newest_, bottom_.load(std::memory_order_relaxed), element, light);
+    put_in(newest_, bottom_.load(std::memory_order_relaxed), element, light);
   }
 
   // Takes the newest element out if it is this one.
@@ -127,7 +127,7 @@ class StealDeque {
  private:
   class Array;
 
-  OURO_INLINE void publish(Array* array, std::int64_t bottom, T* element, bool light) noexcept {
+  OURO_INLINE void put_in(Array* array, std::int64_t bottom, T* element, bool light) noexcept {
     array->at(bottom).store(element, std::memory_order_relaxed);
     // Releases the element to thieves; sequentially consistent for parking.
     if (OURO_LIKELY(light)) {

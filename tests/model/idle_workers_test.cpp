@@ -354,7 +354,7 @@ const std::vector<Model> others{
 const char* const weak = "compare_exchange_weak";
 const std::vector<Mutant> mutants{
     {"a push comes after its look who sleeps", {Mutate::custom, "wakes, and then pushes"}},
-    {"a push is not in the one order", {Mutate::weaken, "publish", "store", 1, release}},
+    {"a push is not in the one order", {Mutate::weaken, "put_in", "store", 1, release}},
     {"a look is not in the one order", {Mutate::weaken, "empty", "load", 1, acquire}},
     {"who falls asleep does not look again", {Mutate::custom, "falls asleep, and does not look"}},
     {"who falls asleep looks before", {Mutate::custom, "looks, and then falls asleep"}},

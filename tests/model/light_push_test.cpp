@@ -149,7 +149,7 @@ const std::vector<Model> others{
 const std::vector<Mutant> mutants{
     {"the barrier does nothing", {Mutate::drop, "heavy_barrier", "heavy_barrier"}},
     {"the barrier is the sleeper's own", {Mutate::custom, "a heavy barrier of one thread"}},
-    {"a push does not release", {Mutate::weaken, "::push", "store", 1, relaxed}},
+    {"a push does not release", {Mutate::weaken, "::put_in", "store", 1, relaxed}},
     {"who falls asleep does not say so", {Mutate::drop, "fall_asleep", "fetch_add"}},
     {"a pusher does not look who sleeps", {Mutate::pretend, "should_wake", "load", 0, relaxed, 0}},
     {"nobody is woken", {Mutate::no_wake}},

@@ -182,9 +182,9 @@ const std::vector<Model> models{
 
 const char* const strong = "compare_exchange_strong";
 const std::vector<Mutant> mutants{
-    {"a push does not say so", {Mutate::drop, "publish", "store", 1}},
-    {"a push says so before the element is there", {Mutate::delay, "publish", "store", 0}},
-    {"a push says so after its look who sleeps", {Mutate::delay, "publish", "store", 1}},
+    {"a push does not say so", {Mutate::drop, "put_in", "store", 1}},
+    {"a push says so before the element is there", {Mutate::delay, "put_in", "store", 0}},
+    {"a push says so after its look who sleeps", {Mutate::delay, "put_in", "store", 1}},
     {"a pop does not lower the bottom", {Mutate::drop, "pop", "exchange"}},
     {"a pop lowers the bottom after its look at the top", {Mutate::delay, "pop", "exchange"}},
     {"a pop takes the last one unasked", {Mutate::pretend, "pop", strong}},
