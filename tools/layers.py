@@ -15,8 +15,8 @@ from pathlib import Path
 # Lowest first. The non-template halves of core, futures, tasks and generators speak to the loop, so these sources
 # stand above it though their headers do not. Where a floor of `io` meets one of `runtime`, runtime is below.
 RUNTIME = [
-    ("F0", ["config", "clock", "config.cpp", "exceptions", "detail/atomic", "detail/futex", "detail/frame_pool",
-            "detail/timer_node", "detail/ready_queue", "detail/spin_lock", "detail/counter"]),
+    ("F0", ["config", "clock", "config.cpp", "exceptions", "exception_group", "detail/atomic", "detail/futex",
+            "detail/frame_pool", "detail/timer_node", "detail/ready_queue", "detail/spin_lock", "detail/counter"]),
     ("F1", ["parker", "detail/record", "detail/core", "detail/result", "detail/callback_node", "detail/gather_state",
             "detail/gather_slots", "detail/generator_state", "detail/errand", "events", "awaitable",
             "detail/worker_group"]),

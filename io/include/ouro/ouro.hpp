@@ -13,6 +13,7 @@
 #include <ouro/runtime/config.hpp>
 #include <ouro/runtime/coroutine.hpp>
 #include <ouro/runtime/events.hpp>
+#include <ouro/runtime/exception_group.hpp>
 #include <ouro/runtime/exceptions.hpp>
 #include <ouro/runtime/executors.hpp>
 #include <ouro/runtime/fork_join.hpp>
