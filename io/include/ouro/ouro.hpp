@@ -25,3 +25,4 @@
 #include <ouro/runtime/sleep.hpp>
 #include <ouro/runtime/tasks.hpp>
 #include <ouro/runtime/threads.hpp>
+#include <ouro/runtime/timeouts.hpp>
