@@ -19,7 +19,7 @@ RUNTIME = [
             "detail/frame_pool", "detail/timer_node", "detail/ready_queue", "detail/spin_lock", "detail/counter"]),
     ("F1", ["parker", "detail/record", "detail/core", "detail/result", "detail/callback_node", "detail/gather_state",
             "detail/gather_slots", "detail/generator_state", "detail/errand", "events", "awaitable",
-            "detail/worker_group", "detail/loop_timer"]),
+            "detail/worker_group", "detail/loop_timer", "detail/wait_core"]),
     ("F2", ["coroutine", "futures", "concurrent_future", "tasks", "generators"]),
     ("F3", ["timer_wheel", "inject_queue", "barrier", "steal_deque", "idle_workers", "drive", "report", "inbox.cpp",
             "tsan_exceptions.cpp", "registry", "worker", "shared"]),
@@ -29,7 +29,8 @@ RUNTIME = [
             "cancel_shared", "ring_search", "worker_group.cpp", "group_turns",
             "loop_timer.cpp"]),
     ("F5", ["sleep", "gather", "map", "fork_join", "gather.cpp", "gather_cancel", "gather_shared",
-            "map_shared", "fork_join.cpp", "gather_public", "sleep.cpp", "threads", "shutdown", "timeouts"]),
+            "map_shared", "fork_join.cpp", "gather_public", "sleep.cpp", "threads", "shutdown", "timeouts",
+            "wait", "as_completed"]),
 ]
 IO = [
     ("I0", ["errors", "fd", "ring", "cgroup", "processors"]),

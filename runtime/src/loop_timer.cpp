@@ -45,14 +45,14 @@ void free_left_timers(Worker& worker) noexcept {
   }
 }
 
-void LoopTimer::arm(FutureState& task, TimePoint deadline, Fire fire, void* owner) {
+void LoopTimer::arm(FutureState& task, TimePoint deadline, Fire fire, void* owner, bool moves) {
   OURO_ASSERT(!node_);
   Node* node = &own_;
   LoopState* home = task.home;
-  if (OURO_UNLIKELY(task.floating())) {
-    publish(task);  // who is to cancel it must find it
-    home = running_loop && running_loop->worker ? running_loop : &home_of(task);
-    OURO_ASSERT(home == running_loop);
+  if (OURO_UNLIKELY(moves || task.floating())) {
+    if (task.floating()) publish(task);  // who is to cancel it must find it
+    home = running_loop;
+    OURO_ASSERT(home && home->worker);
     if (OURO_UNLIKELY(home->worker->left_timers.load(std::memory_order_relaxed))) free_left_timers(*home->worker);
     node = ::new (allocate_frame(sizeof(Node))) Node;
   }

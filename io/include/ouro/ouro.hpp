@@ -6,6 +6,7 @@
 #include <ouro/io/policies.hpp>
 #include <ouro/io/processors.hpp>
 #include <ouro/io/runners.hpp>
+#include <ouro/runtime/as_completed.hpp>
 #include <ouro/runtime/awaitable.hpp>
 #include <ouro/runtime/base_event_loop.hpp>
 #include <ouro/runtime/clock.hpp>
@@ -26,3 +27,4 @@
 #include <ouro/runtime/tasks.hpp>
 #include <ouro/runtime/threads.hpp>
 #include <ouro/runtime/timeouts.hpp>
+#include <ouro/runtime/wait.hpp>

@@ -38,8 +38,9 @@ class OURO_EXPORT LoopTimer {
   }
 
   // Calls fire(owner) at `deadline`, in the next look if that has passed.
-  // Threads: the one that runs `task`. Requires: it is not armed. Throws: std::bad_alloc for a floating task.
-  void arm(FutureState& task, TimePoint deadline, Fire fire, void* owner);
+  // `moves`: it may be disarmed on another thread of the group, though the task is pinned.
+  // Threads: the one that runs `task`. Requires: it is not armed. Throws: std::bad_alloc for one that may move.
+  void arm(FutureState& task, TimePoint deadline, Fire fire, void* owner, bool moves = false);
   // True: it has not fired, and will not. False: it has, and fire() has returned.
   // Threads: the one that runs the task. Requires: armed.
   bool disarm() noexcept;
