@@ -30,7 +30,8 @@ RUNTIME = [
             "loop_timer.cpp"]),
     ("F5", ["sleep", "gather", "map", "fork_join", "gather.cpp", "gather_cancel", "gather_shared",
             "map_shared", "fork_join.cpp", "gather_public", "sleep.cpp", "threads", "shutdown", "timeouts",
-            "wait", "as_completed"]),
+            "wait", "as_completed", "task_group_state", "taskgroups",
+            "group_join"]),
 ]
 IO = [
     ("I0", ["errors", "fd", "ring", "cgroup", "processors"]),
@@ -41,7 +42,8 @@ IO = [
 ]
 # Headers of src/, which no public header may see.
 PRIVATE = {"runtime": {"timer_wheel", "inject_queue", "steal_deque", "idle_workers", "drive", "report", "thread_pool",
-                       "registry", "worker", "shared", "turns", "barrier", "gather_shared", "group_walk"},
+                       "registry", "worker", "shared", "turns", "barrier", "gather_shared", "group_walk",
+                       "task_group_state"},
            "io": {"fd", "cgroup", "ring", "operation", "proactor", "crew"}}
 
 WIDTH = 120

@@ -24,6 +24,7 @@
 #include <ouro/runtime/map.hpp>
 #include <ouro/runtime/shutdown.hpp>
 #include <ouro/runtime/sleep.hpp>
+#include <ouro/runtime/taskgroups.hpp>
 #include <ouro/runtime/tasks.hpp>
 #include <ouro/runtime/threads.hpp>
 #include <ouro/runtime/timeouts.hpp>
