@@ -56,7 +56,6 @@ void Completions::heard(WaitNode& node, FutureState&) noexcept {
 
 void Completions::give(std::uint32_t index, bool back) noexcept {
   lock();
-  if (back) --asked_;
   if (too_late_ && !back) return unlock();
   while (NextWait* wait = first_) {
     leave_line(*wait);
@@ -142,10 +141,12 @@ std::uint32_t NextWait::take_next() {
   if (exhausted_) return none;
   if (waited()) {
     resume();
+    const bool cancelled = is_cancelled();
     of_->lock();
     if (in_line_) of_->leave_line(*this);
+    if (cancelled) --of_->asked_;  // it goes without one
     of_->unlock();
-    if (is_cancelled()) {
+    if (cancelled) {
       if (index_ != none) of_->give(std::exchange(index_, none), true);
       throw_it();
     }
