@@ -100,7 +100,7 @@ class TaskGroupState {
     }
     ~Lock() { open(); }
     void open() noexcept {
-      if (SpinLock* lock = std::exchange(lock_, nullptr)) lock->unlock();
+      if (SpinLock* held = std::exchange(lock_, nullptr)) held->unlock();
     }
     Lock(const Lock&) = delete;
 
