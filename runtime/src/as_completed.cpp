@@ -57,18 +57,18 @@ void Completions::heard(WaitNode& node, FutureState&) noexcept {
 void Completions::give(std::uint32_t index, bool back) noexcept {
   lock();
   if (too_late_ && !back) return unlock();
-  while (NextWait* wait = first_) {
-    leave_line(*wait);
-    // One that was cancelled cannot go before it has had the lock.
-    if (!wait->win()) continue;
-    wait->index_ = index;
-    unlock();
-    return wait->go();
-  }
   if (back) {
     order_[--taken_] = index;
   } else {
     order_[ended_++] = index;
+  }
+  while (NextWait* wait = first_) {
+    leave_line(*wait);
+    // One that was cancelled cannot go before it has had the lock.
+    if (!wait->win()) continue;
+    static_cast<void>(take(wait->index_));  // there is this one alone, or nobody would be in the line
+    unlock();
+    return wait->go();
   }
   unlock();
 }
