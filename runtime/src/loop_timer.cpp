@@ -78,8 +78,9 @@ bool LoopTimer::disarm() noexcept {
     return in_time || node.state.load(std::memory_order_relaxed) == Node::waiting;  // the loop closed meanwhile
   }
   Node::State seen = Node::waiting;
-  // Acquire: what the function did. Release: pairs with the acquire of a loop that meets the node afterwards.
-  if (node.state.compare_exchange_strong(seen, Node::left, std::memory_order_acq_rel, std::memory_order_acquire)) {
+  // Relaxed: whoever meets a node that was left gets it through the lock of the list. Acquire, if it has fired: what
+  // the function did (pairs with the release in expire()).
+  if (node.state.compare_exchange_strong(seen, Node::left, std::memory_order_relaxed, std::memory_order_acquire)) {
     if (running_loop == node.home || node.home->worker->group.ending) {
       if (node.TimerNode::armed()) node.home->timers->cancel(node);
       free_node(node);
@@ -103,8 +104,8 @@ void LoopTimer::expire(TimerNode& timer) noexcept {
     return node.call(node.owner);
   }
   Node::State seen = Node::waiting;
-  // Acquire: the task's side of the scope. Release: pairs with the acquires in has_fired() and disarm().
-  if (node.state.compare_exchange_strong(seen, Node::firing, std::memory_order_acq_rel, std::memory_order_acquire)) {
+  // Relaxed: what the function reads was written on this thread, before the node was armed.
+  if (node.state.compare_exchange_strong(seen, Node::firing, std::memory_order_relaxed, std::memory_order_relaxed)) {
     node.call(node.owner);
     node.state.store(Node::fired, std::memory_order_release);  // and it may be gone
   } else {

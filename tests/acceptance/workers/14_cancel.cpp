@@ -1,4 +1,5 @@
-// Cancellation, timeouts, shields and task groups: what asyncio's users rely on. The order is CPython 3.13's;
+// Cancellation, timeouts, shields and task groups, in tasks that float: what asyncio's users rely on. A task that was
+// made may not have begun when its maker has yielded once, so that is waited for. The order is CPython 3.13's;
 // 3.11 and 3.12 differ in the end: their task group leaves the parent's count of cancellations at 1.
 #include <ouro/ouro.hpp>
 
@@ -20,7 +21,7 @@ ouro::Coroutine<std::string> careful() {
 
 ouro::Coroutine<> run() {
   auto task = ouro::create_task(careful(), {.name = "careful"});
-  co_await ouro::sleep(0s);
+  while (task.get_stack().empty()) co_await ouro::sleep(0s);
   const bool accepted = task.cancel();
   std::printf("%s: cancel %d cancelling %d\n", std::string(task.get_name()).c_str(), accepted, task.cancelling());
   try {
