@@ -140,11 +140,11 @@ const std::vector<Model> models{
 };
 
 const std::vector<Mutant> mutants{
-    {"the task does not ask whether it fires", {Mutate::pretend, "disarm", "compare_exchange"}},
-    {"the task asks in two steps", {Mutate::tear, "disarm", "compare_exchange"}},
-    {"the loop does not ask whether it was left", {Mutate::pretend, "expire", "compare_exchange"}},
-    {"the loop asks in two steps", {Mutate::tear, "expire", "compare_exchange"}},
-    {"the loop does not say that it has fired", {Mutate::drop, "expire", "store", 1}},
+    {"the task does not ask whether it fires", {Mutate::pretend, "disarm", "compare_exchange_strong"}},
+    {"the task asks in two steps", {Mutate::tear, "disarm", "compare_exchange_strong"}},
+    {"the loop does not ask whether it was left", {Mutate::pretend, "expire", "compare_exchange_strong"}},
+    {"the loop asks in two steps", {Mutate::tear, "expire", "compare_exchange_strong"}},
+    {"the loop does not say that it has fired", {Mutate::drop, "expire", "store"}},
     {"what is left is not listed", {Mutate::drop, "leave_behind", "store"}},
     {"the list is not emptied", {Mutate::drop, "free_left_timers", "store"}},
 };
