@@ -16,13 +16,15 @@ namespace detail {
 
 // ---- One future ----
 
+void WaitNode::notified(Waiter& self, FutureState& done) noexcept {
+  auto& node = static_cast<WaitNode&>(self);
+  node.heard(node, done);
+  node.told.store(true, std::memory_order_release);  // pairs with the acquire in drop()
+}
+
 bool WaitNode::link(FutureState& of, Heard what) noexcept {
   heard = what;
-  notify = [](Waiter& self, FutureState& done) noexcept {
-    auto& node = static_cast<WaitNode&>(self);
-    node.heard(node, done);
-    node.told.store(true, std::memory_order_release);  // pairs with the acquire in drop()
-  };
+  notify = &notified;
   future = &of;
   if (of.has(flag_shared)) {
     if (link_shared_waiter(of, *this)) return true;
@@ -69,8 +71,8 @@ void WaitCore::begin(FutureState& task, void* leaf, std::source_location where, 
 void WaitCore::arrive() noexcept { let_go(); }
 
 bool WaitCore::win() noexcept {
-  // Acquire and release: who finds it over has all that the winner did before.
-  if (shared_) return !over_.exchange(true, std::memory_order_acq_rel);
+  // Relaxed: what the winner did, the task has by the hold that the winner lets go of.
+  if (shared_) return !over_.exchange(true, std::memory_order_relaxed);
   if (over_.load(std::memory_order_relaxed)) return false;
   over_.store(true, std::memory_order_relaxed);
   return true;
@@ -163,8 +165,8 @@ void ManyWait::heard(WaitNode& node, FutureState& done) noexcept {
   auto& self = *static_cast<ManyWait*>(node.owner);
   bool last = false;
   if (self.is_shared()) {
-    // Acquire and release: who hears of the last one has heard of all.
-    last = self.left_.fetch_sub(1, std::memory_order_acq_rel) == 1;
+    // Relaxed: what the others did, the task has when it has dropped their nodes.
+    last = self.left_.fetch_sub(1, std::memory_order_relaxed) == 1;
   } else {
     const std::size_t left = self.left_.load(std::memory_order_relaxed) - 1;
     self.left_.store(left, std::memory_order_relaxed);

@@ -35,6 +35,9 @@ struct OURO_EXPORT WaitNode : Waiter {
   void* owner = nullptr;
   std::uint32_t index = 0;
   Atomic<bool> told{false};  // by another thread, maybe: it has touched this for the last time
+
+ private:
+  static void notified(Waiter& self, FutureState& done) noexcept;
 };
 
 class OURO_EXPORT WaitCore : public Waitee {
