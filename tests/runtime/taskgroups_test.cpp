@@ -357,7 +357,9 @@ TEST_F(TaskGroupTest, AnEndedGroupTakesNoMoreTasks) {
 TEST_F(TaskGroupTest, ATaskIsItsParent) {
   {
     TaskGroup group;
-    EXPECT_EQ(test::thrown_by([&] { group.create_task(yields()); }), "RuntimeError: no running event loop");
+    if (test::forced_workers() == 1) {  // else the test counts as running on its loop
+      EXPECT_EQ(test::thrown_by([&] { group.create_task(yields()); }), "RuntimeError: no running event loop");
+    }
     std::string text;
     loop.call_soon([&] { text = test::thrown_by([&] { group.create_task(yields()); }); });
     turn();
