@@ -109,7 +109,7 @@ class TaskGroupState {
   };
 
   void enter(FutureState& task);
-  std::string describe() const;
+  std::string describe();
   void ended(GroupChild& child, FutureState& done) noexcept;
   void one_less() noexcept;
   void post_abort() noexcept;

@@ -24,13 +24,20 @@ void TaskGroupState::enter(FutureState& task) {
   parent = &task;
 }
 
-std::string TaskGroupState::describe() const {
-  std::string text = "TaskGroup <TaskGroup";
-  if (count != 0) text += " tasks=" + std::to_string(count);
+std::string TaskGroupState::describe() {
+  std::size_t tasks = 0;
   std::size_t errors = 0;
-  for (const GroupChild* child = failed.first; child; child = child->after) ++errors;
+  bool cancelling = false;
+  {
+    Lock hold(*this);
+    tasks = count;
+    for (const GroupChild* child = failed.first; child; child = child->after) ++errors;
+    cancelling = aborting;
+  }
+  std::string text = "TaskGroup <TaskGroup";
+  if (tasks != 0) text += " tasks=" + std::to_string(tasks);
   if (errors != 0) text += " errors=" + std::to_string(errors);
-  text += aborting ? " cancelling" : parent ? " entered" : "";
+  text += cancelling ? " cancelling" : parent ? " entered" : "";
   return text + ">";
 }
 
@@ -240,13 +247,8 @@ TaskGroup::~TaskGroup() {
   state.drop();
 }
 
-TaskGroup::Place::Place(TaskGroup& group, detail::FutureState& coroutine) : group_(group.enter()), child_(nullptr) {
+TaskGroup::Place::Place(TaskGroup& group) : group_(group.enter()), child_(detail::make_child()) {
   detail::TaskGroupState& state = group_;
-  const auto refuse = [&](const char* why) {
-    coroutine.set(detail::flag_task);  // nobody forgot to await it
-    throw RuntimeError(state.describe() + why);
-  };
-  child_ = detail::make_child();
   const char* why = nullptr;
   {
     detail::TaskGroupState::Lock hold(state);
@@ -260,7 +262,7 @@ TaskGroup::Place::Place(TaskGroup& group, detail::FutureState& coroutine) : grou
   }
   if (!why) return;
   detail::free_child(*child_);
-  refuse(why);
+  throw RuntimeError(state.describe() + why);
 }
 
 TaskGroup::Place::~Place() {

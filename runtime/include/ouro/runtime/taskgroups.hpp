@@ -142,7 +142,8 @@ class OURO_EXPORT TaskGroup {
   template <class T>
   Task<T> start(Coroutine<T> coroutine, const TaskOptions& options, std::source_location where) {
     if (OURO_UNLIKELY(!coroutine)) detail::throw_awaited_twice();
-    Place place(*this, *coroutine.get());
+    coroutine.get()->set(detail::flag_task);  // if it is refused, nobody forgot to await it
+    Place place(*this);
     Task<T> task = detail::schedule(place.home(), std::move(coroutine), options, where);
     place.fill(task.handle().state());
     return task;
@@ -151,7 +152,7 @@ class OURO_EXPORT TaskGroup {
   // A child's place, before it is scheduled: what may fail has been done.
   class OURO_EXPORT Place {
    public:
-    Place(TaskGroup& group, detail::FutureState& coroutine);
+    explicit Place(TaskGroup& group);
     ~Place();
     Place(const Place&) = delete;
     detail::LoopState* home() const noexcept;
