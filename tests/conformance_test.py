@@ -11,8 +11,8 @@ import re
 import sys
 from pathlib import Path
 
-# Runners, the loop, its exception handler, policies, futures, tasks, cancellation; gather; eager tasks; locks; queues;
-# executors.
+# Runners, the loop, its exception handler, policies, futures, tasks, cancellation; shield, gather and the other waits;
+# timeouts and task groups; eager tasks; locks; queues; executors.
 # The numbers are asyncio's behaviours as the project counts them; those that are left out were never given.
 BEHAVIOURS = [
     *range(1, 8), *range(9, 23),
@@ -22,14 +22,16 @@ BEHAVIOURS = [
     *range(88, 110), 111, 113,
     *range(114, 118), *range(119, 124), *range(125, 142),
     *range(142, 151), 152, 153, *range(155, 159), 160, 161,
-    *range(171, 178), 179, 180, 182,
+    *range(163, 170), *range(171, 178), 179, 180, *range(182, 188), *range(190, 194), 195, 196, *range(199, 206),
+    *range(207, 214), 215, 217, 219, 220, 221,
+    *range(223, 228), *range(229, 236), 237, 238, 239, *range(241, 246),
     *range(247, 254), 255, 256,
     *range(257, 266), 268, *range(270, 281), *range(282, 293),
     *range(293, 296), 297, 298, 301, 303,
 ]
 STATUSES = ("tested", "differs", "n/a", "later")
 LATER = ("Work stealing", "Coordination", "The network", "Child processes, pipes, signals and files")
-AT_LEAST_TESTED = 140
+AT_LEAST_TESTED = 200
 
 ROW = re.compile(r"^\| *B(\d+) *\|([^|]*)\|([^|]*)\|([^|]*)\|$")
 COMMENT = re.compile(r"//(.*)$", re.M)

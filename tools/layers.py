@@ -15,22 +15,24 @@ from pathlib import Path
 # Lowest first. The non-template halves of core, futures, tasks and generators speak to the loop, so these sources
 # stand above it though their headers do not. Where a floor of `io` meets one of `runtime`, runtime is below.
 RUNTIME = [
-    ("F0", ["config", "clock", "config.cpp", "exceptions", "detail/atomic", "detail/futex", "detail/frame_pool",
-            "detail/timer_node", "detail/ready_queue", "detail/spin_lock", "detail/counter",
+    ("F0", ["config", "clock", "config.cpp", "exceptions", "exception_group", "detail/atomic", "detail/futex",
+            "detail/frame_pool", "detail/timer_node", "detail/ready_queue", "detail/spin_lock", "detail/counter",
             "detail/queue_items"]),
     ("F1", ["parker", "detail/record", "detail/core", "detail/result", "detail/callback_node", "detail/gather_state",
             "detail/gather_slots", "detail/generator_state", "detail/errand", "events", "awaitable",
-            "detail/worker_group", "detail/wait_list"]),
+            "detail/worker_group", "detail/wait_list", "detail/loop_timer", "detail/wait_core"]),
     ("F2", ["coroutine", "futures", "concurrent_future", "tasks", "generators"]),
     ("F3", ["timer_wheel", "inject_queue", "barrier", "steal_deque", "idle_workers", "drive", "report", "inbox.cpp",
             "tsan_exceptions.cpp", "registry", "worker", "shared"]),
     ("F4", ["executors", "thread_pool", "thread_parker", "base_event_loop", "turns", "core.cpp", "futures.cpp",
             "tasks.cpp", "generators.cpp", "errand.cpp", "report.cpp", "thread_pool.cpp", "executors.cpp", "close.cpp",
             "base_event_loop.cpp", "destroy", "bury", "shared.cpp", "elsewhere", "group_walk",
-            "cancel_shared", "ring_search", "worker_group.cpp", "group_turns"]),
+            "cancel_shared", "ring_search", "worker_group.cpp", "group_turns",
+            "loop_timer.cpp"]),
     ("F5", ["sleep", "gather", "map", "fork_join", "gather.cpp", "gather_cancel", "gather_shared",
             "map_shared", "fork_join.cpp", "gather_public", "sleep.cpp", "threads", "shutdown", "wait_list.cpp",
-            "locks", "conditions", "queues", "channel"]),
+            "locks", "conditions", "queues", "channel", "timeouts", "wait", "as_completed",
+            "task_group_state", "taskgroups", "group_join"]),
 ]
 IO = [
     ("I0", ["errors", "fd", "ring", "cgroup", "processors"]),
@@ -41,7 +43,8 @@ IO = [
 ]
 # Headers of src/, which no public header may see.
 PRIVATE = {"runtime": {"timer_wheel", "inject_queue", "steal_deque", "idle_workers", "drive", "report", "thread_pool",
-                       "registry", "worker", "shared", "turns", "barrier", "gather_shared", "group_walk"},
+                       "registry", "worker", "shared", "turns", "barrier", "gather_shared", "group_walk",
+                       "task_group_state"},
            "io": {"fd", "cgroup", "ring", "operation", "proactor", "crew"}}
 
 WIDTH = 120

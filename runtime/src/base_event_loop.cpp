@@ -30,6 +30,7 @@
 #include <ouro/runtime/detail/errand.hpp>
 #include <ouro/runtime/detail/gather_state.hpp>
 #include <ouro/runtime/detail/generator_state.hpp>
+#include <ouro/runtime/detail/loop_timer.hpp>
 #include <ouro/runtime/exceptions.hpp>
 
 #include "drive.hpp"
@@ -348,6 +349,14 @@ void BaseEventLoop::fire_timers() noexcept {
         continue;
       }
       task.waiting_on = nullptr;
+    } else if (timer->kind == detail::timer_of_call) {
+      // What it makes ready stands among the timers, in their order.
+      const detail::ReadyQueue before = s.ready.take();
+      detail::LoopTimer::expire(*timer);
+      due_.splice_back(s.ready);
+      s.ready = before;
+      if (--left == 0) break;
+      continue;
     }
     due_.push_back(*timer->target);
     if (--left == 0) break;

@@ -20,6 +20,8 @@
 #include "shared.hpp"
 #include "worker.hpp"
 
+ouro::CancelledError::CancelledError(detail::FutureState& task) noexcept : message_(detail::cancel_message_of(task)) {}
+
 namespace ouro::detail {
 
 constinit thread_local void* transfer_slot = nullptr;
@@ -407,8 +409,16 @@ std::string cancel_message_of(FutureState& state) noexcept {
 
 void throw_cancelled(FutureState& task) {
   task.clear(flag_must_cancel | flag_deliver_cancel);
-  throw CancelledError(cancel_message_of(task));
+  throw CancelledError(task);
 }
+
+// std::rethrow_exception, whose argument by value its caller would have to destroy on the unwinder's way. What is
+// passed for that is the address of an exception_ptr, by the ABI that g++ and clang share; it is copied, and stays the
+// caller's.
+[[noreturn]] void rethrow_in_place(const std::exception_ptr& exception) __asm__(
+    "_ZSt17rethrow_exceptionNSt15__exception_ptr13exception_ptrE");
+
+void rethrow_stored(const std::exception_ptr& exception) { rethrow_in_place(exception); }
 
 void reset_unstarted(FutureState& task) noexcept {
   if (!task.has(flag_started)) task.leaf = const_cast<FrameHeader*>(&first_step);

@@ -184,24 +184,25 @@ void schedule_task(LoopState* given, FutureState& state, const TaskOptions& opti
   home.ready.push_back(state);
 }
 
-}  // namespace detail
-
-int AnyTask::uncancel() {
-  detail::FutureState& state = handle_.state();
-  if (OURO_UNLIKELY(state.has(detail::flag_shared))) {
-    detail::RecordLock lock(state);
-    if (state.cancel_requests() > 0) lock.forget_request();
-    if (state.cancel_requests() == 0) lock.clear(detail::word_due);
-  } else if (state.cancel_requests() > 0) {
-    --state.cancel_word;
+unsigned take_request_back(FutureState& task) noexcept {
+  if (OURO_UNLIKELY(task.has(flag_shared))) {
+    RecordLock lock(task);
+    if (task.cancel_requests() > 0) lock.forget_request();
+    if (task.cancel_requests() == 0) lock.clear(word_due);
+  } else if (task.cancel_requests() > 0) {
+    --task.cancel_word;
   }
   // Of a floating task the flag is its own thread's, which is the one that may call this.
-  if (state.cancel_requests() == 0 && state.has(detail::flag_must_cancel)) {
-    state.clear(detail::flag_must_cancel);
-    detail::reset_unstarted(state);
+  if (task.cancel_requests() == 0 && task.has(flag_must_cancel)) {
+    task.clear(flag_must_cancel);
+    reset_unstarted(task);
   }
-  return static_cast<int>(state.cancel_requests());
+  return task.cancel_requests();
 }
+
+}  // namespace detail
+
+int AnyTask::uncancel() { return static_cast<int>(detail::take_request_back(handle_.state())); }
 
 std::vector<std::source_location> AnyTask::get_stack() const {
   detail::FutureState& state = handle_.state();

@@ -23,6 +23,8 @@
 #include <ouro/runtime/detail/core.hpp>
 #include <ouro/runtime/detail/counter.hpp>
 #include <ouro/runtime/detail/gather_state.hpp>
+#include <ouro/runtime/detail/loop_timer.hpp>
+#include <ouro/runtime/detail/spin_lock.hpp>
 #include <ouro/runtime/detail/worker_group.hpp>
 
 #include "barrier.hpp"
@@ -60,6 +62,10 @@ struct Worker {
   bool looking = false;                // the loop looks at the ring and the timers: what that wakes runs next
   std::int64_t oldest = 0;             // the place of the oldest entry of the deque,
   std::uint32_t oldest_looks = 0;      // and for how many looks it has been that
+
+  // Timers of this loop that floating tasks have no more use for and left elsewhere: detail/loop_timer.hpp.
+  SpinLock left_lock;
+  Atomic<LoopTimer::Node*> left_timers{nullptr};
 
   // Written by the worker, read by any thread.
   alignas(64) Counter steals;
@@ -144,6 +150,8 @@ inline std::unique_lock<std::recursive_mutex> lock_group(const LoopState& loop) 
   return loop.worker ? std::unique_lock(loop.worker->group.guard) : std::unique_lock<std::recursive_mutex>();
 }
 
+// Takes out of the wheel, and frees, what was left elsewhere. Threads: the worker's, or none that runs.
+void free_left_timers(Worker& worker) noexcept;
 // The worker that runs on this thread, or nullptr.
 Worker* running_worker() noexcept;
 // A loop of a group is destroyed.

@@ -177,6 +177,7 @@ void end_group(WorkerGroup& group) noexcept {
   }
   for (const auto& worker : group.workers) worker->state.loop->forget_queues();
   bury_tasks(group);
+  for (const auto& worker : group.workers) free_left_timers(*worker);
 }
 
 // The last loop of the group has been closed and destroyed.

@@ -104,6 +104,46 @@ ouro::Coroutine<> futures() {
   static_assert(!std::is_base_of_v<std::exception, ouro::GeneratorExit>);
 }
 
+// ---- Deadlines, waits, task groups ----
+
+ouro::Coroutine<> deadlines_and_groups() {
+  check(co_await ouro::wait_for(f(1), 1s) == 1 && co_await ouro::timeout(1s, f(2)) == 2, "wait_for, timeout");
+  ouro::TimePoint time = ouro::get_running_loop().time() + 1h;
+  check(co_await ouro::timeout_at(time, f(3)) == 3, "timeout_at");
+  bool expired = true;
+  co_await ouro::timeout(1s, [&](ouro::Timeout& scope) -> ouro::Coroutine<> {
+    scope.reschedule(*scope.when() + 1h);
+    expired = scope.expired();
+    co_return;
+  });
+  std::vector<ouro::Task<int>> tasks{ouro::create_task(f(4)), ouro::create_task(f(5))};
+  auto [done, pending] = co_await ouro::wait(tasks, {.timeout = 1s, .return_when = ouro::FIRST_COMPLETED});
+  int sum = 0;
+  for (auto next : ouro::as_completed(tasks)) sum += co_await next;
+  auto all = ouro::as_completed(tasks);
+  ouro::Task<int> task = *co_await all.next();
+  check(!expired && done.size() + pending.size() == 2 && sum == 9 && co_await ouro::shield(task) > 3, "waits");
+
+  ouro::TaskGroup group;
+  group.create_task(f(6));
+  group.cancel();
+  co_await group.join();
+  auto body = [](ouro::TaskGroup& inside) -> ouro::Coroutine<> {
+    inside.create_task([]() -> ouro::Coroutine<> {
+      throw ouro::ValueError("wrong");
+      co_return;
+    });
+    co_return;
+  };
+  try {
+    co_await ouro::task_group(body);
+  } catch (const ouro::ExceptionGroup& errors) {
+    auto [values, rest] = errors.split<ouro::ValueError>();
+    check(errors.exceptions().size() == 1 && values && !rest && errors.leaves().size() == 1, "ExceptionGroup");
+    check(!errors.subgroup<ouro::OSError>(), "subgroup");
+  }
+}
+
 // ---- Generators ----
 
 ouro::Generator<int, int> echo() {
@@ -288,7 +328,7 @@ ouro::Coroutine<int> several_loops() {
 
 int main() {
   check(ouro::run(several_loops(), {.workers = 4, .pin_to_cores = true}) == 3, "several loops");
-  for (auto* part : {coroutines_and_tasks, futures, generators, threads, locks, queues})
+  for (auto* part : {coroutines_and_tasks, futures, deadlines_and_groups, generators, threads, locks, queues})
     ouro::run(part(), {.spin = 0us});
   loop_by_hand();
   policies_and_runners();

@@ -6,6 +6,7 @@
 #include <ouro/io/policies.hpp>
 #include <ouro/io/processors.hpp>
 #include <ouro/io/runners.hpp>
+#include <ouro/runtime/as_completed.hpp>
 #include <ouro/runtime/awaitable.hpp>
 #include <ouro/runtime/base_event_loop.hpp>
 #include <ouro/runtime/channel.hpp>
@@ -15,6 +16,7 @@
 #include <ouro/runtime/config.hpp>
 #include <ouro/runtime/coroutine.hpp>
 #include <ouro/runtime/events.hpp>
+#include <ouro/runtime/exception_group.hpp>
 #include <ouro/runtime/exceptions.hpp>
 #include <ouro/runtime/executors.hpp>
 #include <ouro/runtime/fork_join.hpp>
@@ -26,5 +28,8 @@
 #include <ouro/runtime/queues.hpp>
 #include <ouro/runtime/shutdown.hpp>
 #include <ouro/runtime/sleep.hpp>
+#include <ouro/runtime/taskgroups.hpp>
 #include <ouro/runtime/tasks.hpp>
 #include <ouro/runtime/threads.hpp>
+#include <ouro/runtime/timeouts.hpp>
+#include <ouro/runtime/wait.hpp>

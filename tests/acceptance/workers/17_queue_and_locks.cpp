@@ -76,6 +76,20 @@ ouro::Coroutine<> run() {
   auto meet = [&]() -> ouro::Coroutine<int> { co_return co_await barrier.wait(); };
   auto [x, y, z] = co_await ouro::gather(meet(), meet(), meet());
   std::printf("barrier %d\n", x + y + z);
+
+  auto [done, pending] = co_await ouro::wait(
+      [] {
+        std::vector<ouro::Task<int>> tasks;
+        for (int delay : {1, 2000, 3000}) {
+          tasks.push_back(ouro::create_task([](int ms) -> ouro::Coroutine<int> {
+            co_await ouro::sleep(ms * 1ms);
+            co_return ms;
+          }(delay)));
+        }
+        return tasks;
+      }(),
+      {.return_when = ouro::FIRST_COMPLETED});
+  std::printf("done %zu pending %zu\n", done.size(), pending.size());
 }
 
 int main() { ouro::run(run(), {.workers = 4}); }

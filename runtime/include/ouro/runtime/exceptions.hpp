@@ -12,6 +12,11 @@
 
 namespace ouro {
 
+namespace detail {
+struct FutureState;
+[[noreturn]] OURO_EXPORT void throw_cancelled(FutureState& task);
+}  // namespace detail
+
 // Arrives at the await point of a task that was cancelled. It is no std::exception, so that catch (const
 // std::exception&) does not swallow a cancellation by accident.
 class OURO_EXPORT CancelledError final {
@@ -23,6 +28,11 @@ class OURO_EXPORT CancelledError final {
   const std::string& message() const noexcept { return message_; }
 
  private:
+  friend void detail::throw_cancelled(detail::FutureState& task);
+  // With the task's message. Made where it is thrown from: a string beside it would have to be destroyed on the way,
+  // and each landing of the unwinder costs half a throw.
+  explicit CancelledError(detail::FutureState& task) noexcept;
+
   std::string message_;
 };
 

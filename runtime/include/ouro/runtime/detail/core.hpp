@@ -251,6 +251,8 @@ OURO_EXPORT bool cancel(FutureState& state, const std::string& message) noexcept
 // The same, but a gather at the end of the chain is left to the caller: `gather` is set to it.
 bool cancel_up_to_gather(FutureState& first, const std::string& message, GatherState*& gather) noexcept;
 void owe_cancel(FutureState& task) noexcept;
+// As AnyTask::uncancel().
+OURO_EXPORT unsigned take_request_back(FutureState& task) noexcept;
 
 // At a resume: throws CancelledError if one is due.
 [[noreturn]] OURO_EXPORT void throw_cancelled(FutureState& task);

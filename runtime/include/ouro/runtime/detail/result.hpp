@@ -141,6 +141,7 @@ struct Boxed {
 
 [[noreturn]] OURO_EXPORT void throw_awaited_twice();
 [[noreturn]] OURO_EXPORT void throw_no_result();
+[[noreturn]] OURO_EXPORT void rethrow_stored(const std::exception_ptr& exception);
 [[noreturn]] OURO_EXPORT void throw_shared_result();
 OURO_EXPORT std::exception_ptr no_result_error() noexcept;
 OURO_EXPORT void destroy_unstarted(FutureState& coroutine) noexcept;
@@ -217,7 +218,7 @@ class FutureResult : public FutureState {
 
   [[noreturn]] OURO_NOINLINE void rethrow_nested() {
     if (outcome() != outcome_exception) throw_no_result();
-    std::rethrow_exception(std::move(exception_));
+    rethrow_stored(exception_);
   }
 
   const std::exception_ptr& exception() const noexcept { return exception_; }
@@ -269,7 +270,7 @@ class FutureResult<void> : public FutureState {
 
   [[noreturn]] OURO_NOINLINE void rethrow_nested() {
     if (outcome() != outcome_exception) throw_no_result();
-    std::rethrow_exception(std::move(exception_));
+    rethrow_stored(exception_);
   }
 
   const std::exception_ptr& exception() const noexcept { return exception_; }

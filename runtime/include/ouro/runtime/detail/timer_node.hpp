@@ -13,6 +13,7 @@ struct ReadyNode;
 // TimerNode::kind, as the loop uses it: what its target is.
 inline constexpr std::uint32_t timer_of_task = 0;
 inline constexpr std::uint32_t timer_of_callback = 1;
+inline constexpr std::uint32_t timer_of_call = 2;  // none: it is a LoopTimer::Node
 
 struct TimerNode {
   static constexpr std::uint32_t not_armed = ~std::uint32_t{0};

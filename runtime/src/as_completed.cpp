@@ -1,0 +1,158 @@
+// Futures in the order in which they end.
+#include <ouro/runtime/as_completed.hpp>
+
+#include <utility>
+
+#include "drive.hpp"
+#include "shared.hpp"
+#include "worker.hpp"
+
+namespace ouro::detail {
+
+// ---- The line ----
+
+void Completions::start(const std::vector<FutureState*>& futures, OptionalDelay timeout) {
+  LoopState* here = running_state();
+  if (!here && !futures.empty()) here = &home_of(*futures.front());
+  shared_ = here && here->worker;
+  if (timeout) {
+    FutureState& task = require_task("as_completed");
+    const TimePoint when = saturating_add(home_of(task).clock->now(), *timeout);
+    timer_.arm(task, when, &timed_out, this, shared_);
+  }
+  nodes_ = std::make_unique<WaitNode[]>(futures.size());
+  order_ = std::make_unique<std::uint32_t[]>(futures.size());
+  count_ = futures.size();
+  for (std::size_t i = 0; i < count_; ++i) {
+    nodes_[i].owner = this;
+    nodes_[i].index = static_cast<std::uint32_t>(i);
+    if (!nodes_[i].link(*futures[i], &heard)) give(nodes_[i].index, false);
+  }
+}
+
+void Completions::stop() noexcept {
+  if (timer_.armed()) static_cast<void>(timer_.disarm());
+  for (std::size_t i = 0; i < count_; ++i) nodes_[i].drop();
+}
+
+bool Completions::ask() noexcept {
+  lock();
+  const bool more = asked_ < count_;
+  if (more) ++asked_;
+  unlock();
+  return more;
+}
+
+bool Completions::exhausted() const noexcept {
+  lock();
+  const bool all = asked_ == count_;
+  unlock();
+  return all;
+}
+
+void Completions::heard(WaitNode& node, FutureState&) noexcept {
+  static_cast<Completions*>(node.owner)->give(node.index, false);
+}
+
+void Completions::give(std::uint32_t index, bool back) noexcept {
+  lock();
+  if (too_late_ && !back) return unlock();
+  if (back) {
+    order_[--taken_] = index;
+  } else {
+    order_[ended_++] = index;
+  }
+  while (NextWait* wait = first_) {
+    leave_line(*wait);
+    // One that was cancelled cannot go before it has had the lock.
+    if (!wait->win()) continue;
+    static_cast<void>(take(wait->index_));  // there is this one alone, or nobody would be in the line
+    unlock();
+    return wait->go();
+  }
+  unlock();
+}
+
+bool Completions::take(std::uint32_t& index) noexcept {
+  if (taken_ == ended_) return false;
+  index = order_[taken_++];
+  return true;
+}
+
+NextWait* Completions::leave_line(NextWait& wait) noexcept {
+  (wait.prev_ ? wait.prev_->next_ : first_) = wait.next_;
+  (wait.next_ ? wait.next_->prev_ : last_) = wait.prev_;
+  wait.in_line_ = false;
+  return &wait;
+}
+
+void Completions::timed_out(void* self) noexcept {
+  auto& all = *static_cast<Completions*>(self);
+  all.lock();
+  all.too_late_ = true;
+  while (NextWait* wait = all.first_) {
+    all.leave_line(*wait);
+    if (!wait->win()) continue;
+    all.unlock();
+    wait->go();
+    all.lock();
+  }
+  all.unlock();
+}
+
+// ---- One who waits ----
+
+const WaiteeKind NextWait::next_kind{&WaitCore::cancel, nullptr, nullptr, "as_completed"};
+
+NextWait::~NextWait() {
+  if (!waited()) return;
+  of_->lock();
+  if (in_line_) of_->leave_line(*this);
+  of_->unlock();
+}
+
+bool NextWait::await_ready() noexcept {
+  if (!asked_ && !of_->ask()) {
+    exhausted_ = true;
+    return true;
+  }
+  of_->lock();
+  const bool ready = of_->take(index_) || of_->too_late_;
+  of_->unlock();
+  return ready;
+}
+
+void NextWait::suspend(FutureState& task, void* leaf, std::source_location where) noexcept {
+  begin(task, leaf, where, next_kind);
+  of_->lock();
+  const bool ready = of_->take(index_) || of_->too_late_;
+  if (!ready) {
+    prev_ = std::exchange(of_->last_, this);
+    (prev_ ? prev_->next_ : of_->first_) = this;
+    next_ = nullptr;
+    in_line_ = true;
+  }
+  of_->unlock();
+  if (ready) end();
+  arrive();
+}
+
+std::uint32_t NextWait::take_next() {
+  if (exhausted_) return none;
+  if (waited()) {
+    resume();
+    const bool cancelled = is_cancelled();
+    of_->lock();
+    if (in_line_) of_->leave_line(*this);
+    if (cancelled) --of_->asked_;  // it goes without one
+    of_->unlock();
+    if (cancelled) {
+      if (index_ != none) of_->give(std::exchange(index_, none), true);
+      throw_it();
+    }
+  }
+  if (index_ == none) throw TimeoutError("the deadline has passed");
+  return std::exchange(index_, none);
+}
+
+}  // namespace ouro::detail
