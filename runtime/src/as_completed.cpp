@@ -9,13 +9,27 @@
 
 namespace ouro::detail {
 
+namespace {
+
+// Throws: RuntimeError unless both are the same loop, or loops of one group.
+void require_same(const LoopState& one, const LoopState& other) {
+  if (OURO_LIKELY(&one == &other)) return;
+  if (one.worker && other.worker && &one.worker->group == &other.worker->group) return;
+  throw RuntimeError("as_completed got a future attached to a different loop",
+                     "await it on its own loop, or use run_coroutine_threadsafe and wrap_future");
+}
+
+}  // namespace
+
 // ---- The line ----
 
 void Completions::start(const std::vector<FutureState*>& futures, OptionalDelay timeout) {
   LoopState* here = running_state();
   if (!here && !futures.empty()) here = &home_of(*futures.front());
+  for (const FutureState* future : futures) require_same(*here, home_of(*future));
+  loop_ = here;
   shared_ = here && here->worker;
-  if (timeout) {
+  if (timeout && !futures.empty()) {
     FutureState& task = require_task("as_completed");
     const TimePoint when = saturating_add(home_of(task).clock->now(), *timeout);
     timer_.arm(task, when, &timed_out, this, shared_);
@@ -122,7 +136,8 @@ bool NextWait::await_ready() noexcept {
   return ready;
 }
 
-void NextWait::suspend(FutureState& task, void* leaf, std::source_location where) noexcept {
+void NextWait::suspend(FutureState& task, void* leaf, std::source_location where) {
+  if (of_->loop_) require_same(*of_->loop_, home_of(task));
   begin(task, leaf, where, next_kind);
   of_->lock();
   const bool ready = of_->take(index_) || of_->too_late_;
@@ -137,6 +152,10 @@ void NextWait::suspend(FutureState& task, void* leaf, std::source_location where
   arrive();
 }
 
+void NextWait::throw_exhausted() {
+  throw RuntimeError("as_completed: every one of them has been awaited", "await each element once, or use next()");
+}
+
 std::uint32_t NextWait::take_next() {
   if (exhausted_) return none;
   if (waited()) {
@@ -144,7 +163,7 @@ std::uint32_t NextWait::take_next() {
     const bool cancelled = is_cancelled();
     of_->lock();
     if (in_line_) of_->leave_line(*this);
-    if (cancelled) --of_->asked_;  // it goes without one
+    if (cancelled && !asked_) --of_->asked_;  // it goes without one; an element may be awaited again
     of_->unlock();
     if (cancelled) {
       if (index_ != none) of_->give(std::exchange(index_, none), true);

@@ -43,13 +43,13 @@ void ChannelState::runs(Side& side, ListWaiter& waiter) noexcept {
 }
 
 void ChannelState::shut() noexcept {
+  Wakes wakes;
+  const Hold hold(*this);  // before it is seen: see let_closer_leave()
   if (home_) {
     tail_.store(tail_.load(std::memory_order_relaxed) | closed_bit_, std::memory_order_relaxed);
   } else {
     tail_.fetch_or(closed_bit_, std::memory_order_seq_cst);
   }
-  Wakes wakes;
-  const Hold hold(*this);
   for (Side* side : {&receivers_, &senders_}) {
     while (!side->waiting.empty()) wake_first(*side, wakes);
   }

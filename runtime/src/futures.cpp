@@ -32,13 +32,13 @@ void CallbackNode::run(void* leaf) {
     struct End {
       CallbackNode& node;
       ~End() {
-        node.drop_(node);
+        node.kind_->drop(node);
         node.state_.store(done, std::memory_order_release);
         node.drop_ref();
       }
     } end{node};
     try {
-      node.call_(node);
+      node.kind_->call(node);
     } catch (const KeyboardInterrupt&) {
       throw;
     } catch (const CancelledError& error) {
@@ -66,27 +66,27 @@ void CallbackNode::report_failure(const std::string& detail) noexcept {
 void CallbackNode::cancel() noexcept {
   if (!begin(cancelled)) return;
   if (threadsafe_ && running_state() != home) {
-    drop_(*this);  // the loop will find it cancelled
+    kind_->drop(*this);  // the loop will find it cancelled
     return;
   }
   if (timer.armed()) {
     disarm_timer(*home, timer);
-    drop_(*this);
+    kind_->drop(*this);
     drop_ref();  // the loop's: it will not meet the node again
     return;
   }
-  drop_(*this);
+  kind_->drop(*this);
 }
 
 void CallbackNode::abandon() noexcept {
-  if (begin(cancelled)) drop_(*this);
+  if (begin(cancelled)) kind_->drop(*this);
   drop_ref();
 }
 
 void CallbackNode::free(CallbackNode& node) noexcept {
   // Not run and not cancelled: the loop went away with it.
-  if (node.state_.load(std::memory_order_acquire) == pending) node.drop_(node);
-  const std::uint32_t bytes = node.bytes_;
+  if (node.state_.load(std::memory_order_acquire) == pending) node.kind_->drop(node);
+  const std::uint32_t bytes = node.kind_->bytes;
   node.~CallbackNode();
   free_frame(&node, bytes);
 }

@@ -69,7 +69,7 @@ const WaiteeKind GroupJoin::join_kind{
       return true;
     },
     nullptr,
-    // On a single loop they go before their parents anyhow: the newest first.
+    // On a single loop the newest goes first, and so a child before its parent, unless that started eagerly.
     [](Waitee& self) noexcept -> FutureState* {
       TaskGroupState& state = *static_cast<GroupJoin&>(self).group_;
       for (;;) {

@@ -222,7 +222,7 @@ TaskGroup::~TaskGroup() {
   bool silent = false;
   {
     detail::TaskGroupState::Lock hold(state);
-    silent = state.closing();
+    silent = !state.finished && state.closing();  // a group that is over may outlive its loop
     left = state.finished || silent ? 0 : state.count;
     state.waiting = nullptr;
     if (left == 0) state.orphaned = true;
@@ -287,6 +287,7 @@ void TaskGroup::Place::fill(detail::FutureState& task) noexcept {
   };
   child.next = child.prev = nullptr;
   state.hold();
+  const bool shared = state.shared;  // the child may end, and the state go, as soon as it is linked
   bool late = false;
   {
     detail::TaskGroupState::Lock hold(state);
@@ -294,8 +295,8 @@ void TaskGroup::Place::fill(detail::FutureState& task) noexcept {
     (late ? state.asked : state.children).append(child);
     ++state.count;
   }
-  if (state.shared ? detail::link_shared_waiter(task, child) : !task.done()) {
-    if (!state.shared) detail::link_waiter(task, child);
+  if (shared ? detail::link_shared_waiter(task, child) : !task.done()) {
+    if (!shared) detail::link_waiter(task, child);
     if (OURO_UNLIKELY(late)) detail::cancel(task, std::string());
   } else {
     state.ended(child, task);

@@ -110,6 +110,17 @@ TEST_F(TaskGroupLifeTest, CancelBeforeAndAfter) {
   run(main());
 }
 
+TEST_F(TaskGroupLifeTest, AGroupThatIsOverOutlivesItsLoop) {
+  TaskGroup group;  // goes last
+  test::SimulatedLoop other;
+  const auto main = [&]() -> Coroutine<> {
+    group.create_task(yields());
+    co_await group.join();
+  };
+  other.loop().run_until_complete(main());
+  other.loop().close();
+}
+
 TEST_F(TaskGroupLifeTest, ABodyWithoutAResultBecauseOfCancel) {
   const auto body = [](TaskGroup& group) -> Coroutine<int> {
     group.cancel();

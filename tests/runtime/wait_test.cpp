@@ -17,6 +17,7 @@
 #include <ouro/runtime/timeouts.hpp>
 #include <ouro/runtime/wait.hpp>
 
+#include "support/loop_fixture.hpp"
 #include "support/manual_clock.hpp"
 
 namespace ouro {
@@ -401,6 +402,44 @@ TEST_F(WaitTest, IsDestroyedWithItsLoop) {
 }
 
 // ---- as_completed ----
+
+TEST_F(WaitTest, AnElementIsAwaitedAgainAfterItsTimeout) {
+  const auto main = [&]() -> Coroutine<std::vector<int>> {
+    std::vector<int> order;
+    for (auto next : as_completed(tasks(sim.loop(), {20, 10, 30}))) {
+      for (bool done = false; !done;) {
+        try {
+          order.push_back(co_await timeout(4ms, next));
+          done = true;
+        } catch (const TimeoutError&) {
+        }
+      }
+    }
+    co_return order;
+  };
+  EXPECT_THAT(run(main()), ElementsAre(10, 20, 30));
+}
+
+TEST_F(WaitTest, AnElementTooManyIsRefused) {
+  const auto main = [&]() -> Coroutine<std::string> {
+    auto all = as_completed(tasks(sim.loop(), {10}));
+    auto it = all.begin();
+    auto only = *it;
+    auto another = *it;
+    EXPECT_EQ(co_await only, 10);
+    co_return co_await end_of(another);
+  };
+  EXPECT_EQ(run(main()), "RuntimeError: as_completed: every one of them has been awaited");
+}
+
+TEST_F(WaitTest, FuturesOfAnotherLoopAreRefused) {
+  test::SimulatedLoop other;
+  Future<int> theirs = other.loop().create_future<int>();
+  const auto main = [&]() -> Coroutine<std::string> {
+    co_return test::thrown_by([&] { static_cast<void>(as_completed(std::vector{theirs})); });
+  };
+  EXPECT_EQ(run(main()), "RuntimeError: as_completed got a future attached to a different loop");
+}
 
 // B190
 TEST_F(WaitTest, GivesResultsAsTheyCome) {

@@ -69,6 +69,7 @@ class OURO_EXPORT Completions {
   NextWait* first_ = nullptr;
   NextWait* last_ = nullptr;
   LoopTimer timer_;
+  LoopState* loop_ = nullptr;  // where it was made; the futures are that loop's, or its group's
   mutable SpinLock lock_;
   bool too_late_ = false;
   bool shared_ = false;
@@ -109,13 +110,14 @@ class OURO_EXPORT NextWait : public WaitCore {
   static constexpr std::uint32_t none = 0xffffffffU;
   // Which one it got; none: all were asked for before. Throws: TimeoutError, CancelledError.
   std::uint32_t take_next();
+  [[noreturn]] static void throw_exhausted();
 
   Completions* of_;
 
  private:
   friend class Completions;
   static const WaiteeKind next_kind;
-  void suspend(FutureState& task, void* leaf, std::source_location where) noexcept;
+  void suspend(FutureState& task, void* leaf, std::source_location where);
 
   NextWait* next_ = nullptr;
   NextWait* prev_ = nullptr;
@@ -133,6 +135,7 @@ class NextResultAwaiter final : public NextWait {
   using NextWait::NextWait;
   typename F::value_type await_resume() {
     const std::uint32_t index = take_next();
+    if (OURO_UNLIKELY(index == none)) throw_exhausted();
     return take_value<typename F::value_type>(static_cast<CompletionsOf<F>*>(of_)->futures[index].handle().state());
   }
 };
@@ -154,17 +157,21 @@ class NextFutureAwaiter final : public NextWait {
 // One element of an AsCompleted: awaiting it gives the result, or throws the error, of the next one that ends.
 //
 // Threads: as Future. Throws: TimeoutError after the time limit; RuntimeError for a result that can only be moved, if
-// there are other handles to the future.
-// If cancelled: CancelledError is thrown, and the result goes to who awaits one after this.
+// there are other handles to the future, and if there are no more elements than have been taken before.
+// If cancelled: CancelledError is thrown, and the result goes to who awaits one after this; it may be awaited again.
+// Requires: it is awaited once, or again after it was cancelled.
 template <class F>
 class [[nodiscard("the next of as_completed is there to be awaited")]] NextCompleted {
  public:
-  explicit NextCompleted(std::shared_ptr<detail::CompletionsOf<F>> all) noexcept : all_(std::move(all)) {}
+  // `asked`: it has been counted.
+  NextCompleted(std::shared_ptr<detail::CompletionsOf<F>> all, bool asked) noexcept
+      : all_(std::move(all)), asked_(asked) {}
 
-  detail::NextResultAwaiter<F> operator co_await() const { return detail::NextResultAwaiter<F>(all_, true); }
+  detail::NextResultAwaiter<F> operator co_await() const { return detail::NextResultAwaiter<F>(all_, asked_); }
 
  private:
   std::shared_ptr<detail::CompletionsOf<F>> all_;
+  bool asked_;
 };
 
 // What next() of an AsCompleted gives: awaiting it gives the next future or task that is done, as it was given, and
@@ -202,8 +209,8 @@ class AsCompleted {
     explicit Iterator(const AsCompleted& of) noexcept : all_(of.all_) {}
     // Each call takes one more.
     NextCompleted<F> operator*() const noexcept {
-      static_cast<void>(all_->ask());
-      return NextCompleted<F>(all_);
+      const bool asked = all_->ask();
+      return NextCompleted<F>(all_, asked);
     }
     Iterator& operator++() noexcept { return *this; }
     void operator++(int) noexcept {}
@@ -222,7 +229,8 @@ class AsCompleted {
 // The awaitables as they end: `for (auto next : all) { auto result = co_await next; }`, or
 // `while (auto task = co_await all.next()) { … }`. Coroutines become tasks at once; nobody is cancelled. After
 // `timeout` every wait for one that had not ended by then throws TimeoutError.
-// Throws: RuntimeError without a running loop, if there are coroutines, and outside a task with a time limit.
+// Throws: RuntimeError without a running loop, if there are coroutines, for futures of another loop, and outside a task
+// with a time limit.
 template <class A>
 auto as_completed(std::vector<A> awaitables, OptionalDelay timeout = {},
                   std::source_location where = std::source_location::current()) {

@@ -106,13 +106,19 @@ class OURO_EXPORT ChannelState : public SyncState {
   }
   void shut() noexcept;
   [[noreturn]] static void throw_closed();
+  // Who finds it closed may be the last to use it: the one that closes it has left it then.
+  void let_closer_leave() noexcept { const Hold hold(*this); }
 
   const std::uint64_t capacity_;
   const std::uint64_t closed_bit_;  // of the tail: the next power of two above the capacity
   const std::uint64_t one_lap_;
-  alignas(64) Atomic<std::uint64_t> tail_{0};
-  alignas(64) Atomic<std::uint64_t> head_{0};
-  alignas(64) Side receivers_;
+  // Each in cache lines of its own, wherever the channel lies: a coroutine's frame aligns nothing to 64.
+  std::byte before_tail_[64];
+  Atomic<std::uint64_t> tail_{0};
+  std::byte before_head_[64];
+  Atomic<std::uint64_t> head_{0};
+  std::byte before_sides_[64];
+  Side receivers_;
   Side senders_;
 
  private:
@@ -220,7 +226,8 @@ OURO_TRANSFER_NAMESPACE {
 //
 // Made inside a loop that is alone, it is that loop's and has nothing atomic; made in a group, or outside any run, it
 // may be used by the tasks of any loop, and where nothing suspends from any thread.
-// Lifetime: until the waits for it have returned.
+// Lifetime: until every call on it has returned, and every wait for it: that a value was received does not say that its
+// sender has left. Who finds it closed knows that close() has.
 template <class T>
 class Channel : private detail::ChannelState {
   static_assert(std::is_nothrow_move_constructible_v<T> && std::is_nothrow_destructible_v<T>,
@@ -290,7 +297,10 @@ class Channel : private detail::ChannelState {
   Attempt try_put(T& item) noexcept {
     std::uint32_t attempt = 0;
     for (std::uint64_t tail = tail_.load(std::memory_order_relaxed);;) {
-      if (OURO_UNLIKELY((tail & closed_bit_) != 0)) return Attempt::closed;
+      if (OURO_UNLIKELY((tail & closed_bit_) != 0)) {
+        let_closer_leave();
+        return Attempt::closed;
+      }
       Cell& cell = cells_[index_of(tail)];
       const std::uint64_t stamp = cell.stamp.load(std::memory_order_acquire);
       if (OURO_LIKELY(stamp == tail)) {
@@ -324,7 +334,11 @@ class Channel : private detail::ChannelState {
       }
       if (stamp == head) {
         const std::uint64_t tail = tail_.load(std::memory_order_seq_cst);
-        if ((tail & ~closed_bit_) == head) return (tail & closed_bit_) != 0 ? Attempt::closed : Attempt::waits;
+        if ((tail & ~closed_bit_) == head) {
+          if ((tail & closed_bit_) == 0) return Attempt::waits;
+          let_closer_leave();
+          return Attempt::closed;
+        }
       }
       // Somebody is filling the place, or others have gone ahead.
       detail::wait_for_lock(attempt++);

@@ -5,7 +5,7 @@
 // loops, or outside any run, it may be used by the tasks of any loop and, where nothing suspends, from any thread: with
 // one atomic instruction to acquire, one to release.
 //
-// Lifetime, of all: until the waits for it have returned.
+// Lifetime, of all: until the waits for it have returned, and the guards of it have gone.
 #pragma once
 
 #include <coroutine>
@@ -69,6 +69,7 @@ struct OURO_EXPORT WriteWay {
 };
 
 // What `scoped()` gives: it gives back what was acquired when it goes, or when release() is called on it.
+// Requires: nobody else gives that back meanwhile; a guard that goes and finds nothing to give back ends the program.
 template <class Way>
 class [[nodiscard("what it holds is given back at once")]] Guard {
  public:
@@ -345,7 +346,11 @@ namespace detail {
 
 inline bool LockWay::try_take(Lock& lock) noexcept { return lock.try_acquire(); }
 inline void LockWay::give_back(Lock& lock) { lock.release(); }
-inline bool EventWay::try_take(Event& event) noexcept { return event.is_set(); }
+inline bool EventWay::try_take(Event& event) noexcept {
+  if (!event.is_set()) return false;
+  const Event::Hold hold(event);  // who has set it has left it then: it may go as soon as this wait has returned
+  return true;
+}
 inline void EventWay::took(Event&, ListWaiter&) noexcept {}
 inline bool SemaphoreWay::try_take(Semaphore& semaphore) noexcept { return semaphore.try_acquire(); }
 inline void SemaphoreWay::give_back(Semaphore& semaphore) { semaphore.release(); }

@@ -231,8 +231,9 @@ class [[nodiscard("it does nothing until it is awaited")]] GetAwaiter final : pu
   bool await_ready() {
     Queue& from = queue();
     if (OURO_LIKELY(from.may_get_quickly())) {
-      item_.emplace(from.items_.pop());
+      T item = from.items_.pop();
       --from.size_;
+      item_.emplace(std::move(item));
       return true;
     }
     Wakes wakes;
@@ -337,7 +338,7 @@ class LifoQueue : public detail::BasicQueue<T, detail::LifoItems<T>> {
   using detail::BasicQueue<T, detail::LifoItems<T>>::BasicQueue;
 };
 
-// The least item first; of equal ones any.
+// The least item first; of equal ones any. Requires: comparing two does not throw.
 template <class T, class Compare = std::less<T>>
 class PriorityQueue : public detail::BasicQueue<T, detail::PriorityItems<T, Compare>> {
   using Base = detail::BasicQueue<T, detail::PriorityItems<T, Compare>>;

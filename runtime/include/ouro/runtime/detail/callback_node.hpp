@@ -26,6 +26,12 @@ void disarm_timer(LoopState& home, TimerNode& timer) noexcept;
 class OURO_EXPORT CallbackNode : public FrameHeader, public ReadyNode {
  public:
   enum State : std::uint8_t { pending, running, done, cancelled };
+  // What a node does with its callable: one constant for each type of these.
+  struct Kind {
+    void (*call)(CallbackNode&);
+    void (*drop)(CallbackNode&) noexcept;
+    std::uint32_t bytes;  // of the node
+  };
 
   // Threads: any if `threadsafe`, else the loop's.
   void cancel() noexcept;
@@ -60,18 +66,17 @@ class OURO_EXPORT CallbackNode : public FrameHeader, public ReadyNode {
   LoopState* home = nullptr;
   std::source_location site;
   TimerNode timer;  // armed for call_later and call_at
-  TimePoint when{};
+  union {
+    TimePoint when;  // written by call_later and call_at
+  };
 
  protected:
-  CallbackNode(LoopState& loop, std::source_location where, bool threadsafe, void (*call)(CallbackNode&),
-               void (*drop)(CallbackNode&) noexcept, std::uint32_t bytes) noexcept
+  CallbackNode(LoopState& loop, std::source_location where, bool threadsafe, const Kind& kind) noexcept  // NOLINT: when
       : FrameHeader{&CallbackNode::run, nullptr},
         ReadyNode{nullptr, static_cast<FrameHeader*>(this)},
         home(&loop),
         site(where),
-        call_(call),
-        drop_(drop),
-        bytes_(bytes),
+        kind_(&kind),
         threadsafe_(threadsafe) {}
   ~CallbackNode() = default;
 
@@ -81,9 +86,7 @@ class OURO_EXPORT CallbackNode : public FrameHeader, public ReadyNode {
   bool begin(State to) noexcept;
   void report_failure(const std::string& detail) noexcept;
 
-  void (*call_)(CallbackNode&);
-  void (*drop_)(CallbackNode&) noexcept;
-  std::uint32_t bytes_;
+  const Kind* kind_;
   Atomic<std::uint32_t> refs_{1};
   Atomic<State> state_{pending};
   bool threadsafe_;
@@ -109,16 +112,19 @@ class TypedCallbackNode final : public CallbackNode {
  private:
   template <class G>
   TypedCallbackNode(LoopState& loop, std::source_location where, bool threadsafe, G&& callable)
-      : CallbackNode(loop, where, threadsafe, &call, &drop, sizeof(TypedCallbackNode)),
-        callable_(std::forward<G>(callable)) {}
+      : CallbackNode(loop, where, threadsafe, kind), callable_(std::forward<G>(callable)) {}
   ~TypedCallbackNode() {}  // NOLINT: drop() destroys the callable
 
   static void call(CallbackNode& node) { static_cast<void>(static_cast<TypedCallbackNode&>(node).callable_()); }
   static void drop(CallbackNode& node) noexcept { static_cast<TypedCallbackNode&>(node).callable_.~F(); }
+  static const Kind kind;
 
   union {
     F callable_;
   };
 };
+
+template <class F>
+constexpr CallbackNode::Kind TypedCallbackNode<F>::kind{&call, &drop, sizeof(TypedCallbackNode)};
 
 }  // namespace ouro::detail

@@ -8,9 +8,12 @@
 // A waiter is the awaiter itself, in the frame of the task that waits. It is in a list of its object
 //   waiting   until somebody wakes it, or the task is cancelled, which takes it out at once;
 //   woken     from then until its task runs, if it was given something that must not be lost: a lock, a permit, the
-//             promise of an item. If it is cancelled meanwhile, or destroyed, it passes that on.
+//             promise of an item. If it is cancelled meanwhile, or destroyed, it passes that on;
+//   told      the same for a task of a loop that is alone, woken by another thread with nothing in its hands: it is in
+//             no list, and takes the lock once more before it goes on, for who woke it may not have left the object.
 // So an object knows all waiters that have something to do with it, and one that is destroyed lets go of them: a loop
-// that closes destroys tasks and what they wait for in any order. Between threads an object must outlive the waits.
+// that closes destroys tasks and what they wait for in any order (but not what they hold). Between threads an object
+// must outlive the waits.
 //
 // In the order of locks the object's comes after those of records (src/shared.hpp). Tasks of a group are woken when the
 // lock has been let go of; a task of another loop that is alone is posted to it under the lock, for otherwise that loop
@@ -159,13 +162,14 @@ class OURO_EXPORT ListWaiter : public Waitee {
   friend class WaitList;
   friend class SyncState;
   // none: the object has nothing to do with it (any more). orphan: it was destroyed, and nobody wakes the task.
-  enum class Stage : std::uint8_t { none, waiting, woken, orphan };
+  enum class Stage : std::uint8_t { none, waiting, woken, told, orphan };
 
   // Written under the lock. Who reads it without looks again under the lock, unless it says that no object is there.
   Stage stage() const noexcept { return static_cast<Stage>(__atomic_load_n(&stage_, __ATOMIC_RELAXED)); }
   void set_stage(Stage to) noexcept { __atomic_store_n(&stage_, static_cast<std::uint8_t>(to), __ATOMIC_RELAXED); }
   static bool cancel_wait(Waitee& waitee, FutureState& task, const std::string& message) noexcept;
   void abandon() noexcept;
+  void let_waker_leave() noexcept;
   bool begin(FutureState& task, void* frame, const SyncKind& of, std::source_location where);
   void pass_on(bool woken, Wakes& wakes) noexcept;
 
