@@ -13,6 +13,7 @@
 #include <ouro/runtime/sleep.hpp>
 #include <ouro/runtime/taskgroups.hpp>
 #include <ouro/runtime/tasks.hpp>
+#include <ouro/runtime/thread_parker.hpp>
 #include <ouro/runtime/timeouts.hpp>
 
 #include "support/loop_fixture.hpp"
@@ -112,13 +113,13 @@ TEST_F(TaskGroupLifeTest, CancelBeforeAndAfter) {
 
 TEST_F(TaskGroupLifeTest, AGroupThatIsOverOutlivesItsLoop) {
   TaskGroup group;  // goes last
-  test::SimulatedLoop other;
+  BaseEventLoop other(std::make_unique<ThreadParker>());
   const auto main = [&]() -> Coroutine<> {
     group.create_task(yields());
     co_await group.join();
   };
-  other.loop().run_until_complete(main());
-  other.loop().close();
+  other.run_until_complete(main());
+  other.close();
 }
 
 TEST_F(TaskGroupLifeTest, ABodyWithoutAResultBecauseOfCancel) {
