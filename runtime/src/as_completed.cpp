@@ -49,10 +49,12 @@ void Completions::stop() noexcept {
   for (std::size_t i = 0; i < count_; ++i) nodes_[i].drop();
 }
 
-bool Completions::ask() noexcept {
+bool Completions::ask(bool* counted) noexcept {
   lock();
-  const bool more = asked_ < count_;
-  if (more) ++asked_;
+  const bool before = counted && *counted;
+  const bool more = before || asked_ < count_;
+  if (more && !before) ++asked_;
+  if (counted) *counted = more;
   unlock();
   return more;
 }
@@ -126,7 +128,7 @@ NextWait::~NextWait() {
 }
 
 bool NextWait::await_ready() noexcept {
-  if (!asked_ && !of_->ask()) {
+  if (!of_->ask(counted_)) {
     exhausted_ = true;
     return true;
   }
@@ -163,7 +165,8 @@ std::uint32_t NextWait::take_next() {
     const bool cancelled = is_cancelled();
     of_->lock();
     if (in_line_) of_->leave_line(*this);
-    if (cancelled && !asked_) --of_->asked_;  // it goes without one; an element may be awaited again
+    if (cancelled) --of_->asked_;  // it goes without one
+    if (cancelled && counted_) *counted_ = false;
     of_->unlock();
     if (cancelled) {
       if (index_ != none) of_->give(std::exchange(index_, none), true);
@@ -171,6 +174,11 @@ std::uint32_t NextWait::take_next() {
     }
   }
   if (index_ == none) throw TimeoutError("the deadline has passed");
+  if (counted_) {
+    of_->lock();
+    *counted_ = false;  // it has had its one
+    of_->unlock();
+  }
   return std::exchange(index_, none);
 }
 

@@ -34,20 +34,17 @@ void Wakes::wake_all() noexcept {
 }
 
 void SyncState::wake(ListWaiter& waiter, WaitList* into, Wakes& wakes) noexcept {
-  using Stage = ListWaiter::Stage;
   FutureState& task = *waiter.task_;
   LoopState& home = home_of(task);
-  const bool tells = !home.worker && &home != running_loop;
   waiter.list_->remove(waiter);
   if (into) into->push_back(waiter);
-  // With `none` the task may run, and the waiter be gone.
-  waiter.set_stage(into ? Stage::woken : tells ? Stage::told : Stage::none);
+  waiter.set_stage(into ? ListWaiter::Stage::woken : ListWaiter::Stage::none);
   if (home.worker) {
     // A group that ends destroys its tasks, and has them in chains of its own.
     if (OURO_LIKELY(!home.worker->group.ending)) wakes.add(task);
     return;
   }
-  if (tells) {
+  if (&home != running_loop) {
     post_to(home, task);  // if it is closed, the task is about to be destroyed
     return;
   }
@@ -133,13 +130,7 @@ void ListWaiter::resume() {
     task_ = nullptr;
     throw_cancelled(task);
   }
-  if (OURO_UNLIKELY(stage() == Stage::told)) let_waker_leave();
   task_ = nullptr;
-}
-
-void ListWaiter::let_waker_leave() noexcept {
-  const SyncState::Hold hold(*object_);
-  set_stage(Stage::none);
 }
 
 void ListWaiter::pass_on(bool woken, Wakes& wakes) noexcept {
@@ -151,7 +142,6 @@ void ListWaiter::pass_on(bool woken, Wakes& wakes) noexcept {
 
 // It does not wait any more, whatever it was given.
 void ListWaiter::abandon() noexcept {
-  if (OURO_UNLIKELY(stage() == Stage::told)) return let_waker_leave();
   if (stage() != Stage::waiting && stage() != Stage::woken) return;
   Wakes wakes;
   SyncState::Hold hold(*object_);

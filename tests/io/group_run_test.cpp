@@ -188,6 +188,7 @@ Coroutine<> misuse_all() {
 
 TEST_F(Options, ALoopOfAGroupEndsWithItsRunOnly) {
   const auto main = []() -> Coroutine<int> {
+    for (EventLoop* loop : workers()) co_await loop->create_task(give(1));  // each of them runs by now
     co_await misuse_all();
     for (EventLoop* loop : workers()) co_await loop->create_task(misuse_all());
     co_return 3;

@@ -34,8 +34,9 @@ class OURO_EXPORT Completions {
   Completions() noexcept = default;
   Completions(const Completions&) = delete;
 
-  // One more will be awaited; false if that has been said of all.
-  bool ask() noexcept;
+  // One more will be awaited; false if that has been said of all. `counted`: what an element keeps of it, which may be
+  // awaited again after a cancellation; nullptr: there is no element.
+  bool ask(bool* counted) noexcept;
   bool exhausted() const noexcept;
 
  protected:
@@ -89,14 +90,23 @@ class CompletionsOf final : public Completions {
   std::vector<F> futures;
 };
 
+// What a loop over them hands out.
+template <class F>
+struct CompletedElement {
+  explicit CompletedElement(std::shared_ptr<CompletionsOf<F>> of) noexcept : all(std::move(of)) {}
+
+  std::shared_ptr<CompletionsOf<F>> all;
+  bool counted = false;  // among those asked for, and not taken; under the lock
+};
+
 // The wait for one of them.
 class OURO_EXPORT NextWait : public WaitCore {
  public:
-  // `asked`: it has been counted.
-  template <class Of>
-  NextWait(std::shared_ptr<Of> of, bool asked) noexcept : of_(of.get()), keep_(std::move(of)), asked_(asked) {}
+  // `counted`: an element's, as for Completions::ask(); `keep` holds both.
+  NextWait(Completions& of, std::shared_ptr<void> keep, bool* counted) noexcept
+      : of_(&of), keep_(std::move(keep)), counted_(counted) {}
   NextWait(NextWait&& other) noexcept
-      : WaitCore(other), of_(other.of_), keep_(std::move(other.keep_)), asked_(other.asked_) {}
+      : WaitCore(other), of_(other.of_), keep_(std::move(other.keep_)), counted_(other.counted_) {}
   ~NextWait();
 
   bool await_ready() noexcept;
@@ -123,7 +133,7 @@ class OURO_EXPORT NextWait : public WaitCore {
   NextWait* prev_ = nullptr;
   std::shared_ptr<void> keep_;
   std::uint32_t index_ = none;
-  bool asked_;
+  bool* counted_;
   bool exhausted_ = false;
   bool in_line_ = false;
 };
@@ -159,19 +169,18 @@ class NextFutureAwaiter final : public NextWait {
 // Threads: as Future. Throws: TimeoutError after the time limit; RuntimeError for a result that can only be moved, if
 // there are other handles to the future, and if there are no more elements than have been taken before.
 // If cancelled: CancelledError is thrown, and the result goes to who awaits one after this; it may be awaited again.
-// Requires: it is awaited once, or again after it was cancelled.
 template <class F>
 class [[nodiscard("the next of as_completed is there to be awaited")]] NextCompleted {
  public:
-  // `asked`: it has been counted.
-  NextCompleted(std::shared_ptr<detail::CompletionsOf<F>> all, bool asked) noexcept
-      : all_(std::move(all)), asked_(asked) {}
+  explicit NextCompleted(std::shared_ptr<detail::CompletedElement<F>> element) noexcept
+      : element_(std::move(element)) {}
 
-  detail::NextResultAwaiter<F> operator co_await() const { return detail::NextResultAwaiter<F>(all_, asked_); }
+  detail::NextResultAwaiter<F> operator co_await() const {
+    return detail::NextResultAwaiter<F>(*element_->all, element_, &element_->counted);
+  }
 
  private:
-  std::shared_ptr<detail::CompletionsOf<F>> all_;
-  bool asked_;
+  std::shared_ptr<detail::CompletedElement<F>> element_;
 };
 
 // What next() of an AsCompleted gives: awaiting it gives the next future or task that is done, as it was given, and
@@ -184,7 +193,7 @@ class [[nodiscard("the next of as_completed is there to be awaited")]] NextFutur
  public:
   explicit NextFuture(std::shared_ptr<detail::CompletionsOf<F>> all) noexcept : all_(std::move(all)) {}
 
-  detail::NextFutureAwaiter<F> operator co_await() const { return detail::NextFutureAwaiter<F>(all_, false); }
+  detail::NextFutureAwaiter<F> operator co_await() const { return detail::NextFutureAwaiter<F>(*all_, all_, nullptr); }
 
  private:
   std::shared_ptr<detail::CompletionsOf<F>> all_;
@@ -207,10 +216,11 @@ class AsCompleted {
     using difference_type = std::ptrdiff_t;
 
     explicit Iterator(const AsCompleted& of) noexcept : all_(of.all_) {}
-    // Each call takes one more.
-    NextCompleted<F> operator*() const noexcept {
-      const bool asked = all_->ask();
-      return NextCompleted<F>(all_, asked);
+    // Each call takes one more. Throws: std::bad_alloc.
+    NextCompleted<F> operator*() const {
+      auto element = std::make_shared<detail::CompletedElement<F>>(all_);
+      static_cast<void>(all_->ask(&element->counted));
+      return NextCompleted<F>(std::move(element));
     }
     Iterator& operator++() noexcept { return *this; }
     void operator++(int) noexcept {}

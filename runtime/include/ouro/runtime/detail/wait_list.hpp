@@ -8,9 +8,7 @@
 // A waiter is the awaiter itself, in the frame of the task that waits. It is in a list of its object
 //   waiting   until somebody wakes it, or the task is cancelled, which takes it out at once;
 //   woken     from then until its task runs, if it was given something that must not be lost: a lock, a permit, the
-//             promise of an item. If it is cancelled meanwhile, or destroyed, it passes that on;
-//   told      the same for a task of a loop that is alone, woken by another thread with nothing in its hands: it is in
-//             no list, and takes the lock once more before it goes on, for who woke it may not have left the object.
+//             promise of an item. If it is cancelled meanwhile, or destroyed, it passes that on.
 // So an object knows all waiters that have something to do with it, and one that is destroyed lets go of them: a loop
 // that closes destroys tasks and what they wait for in any order (but not what they hold). Between threads an object
 // must outlive the waits.
@@ -162,14 +160,13 @@ class OURO_EXPORT ListWaiter : public Waitee {
   friend class WaitList;
   friend class SyncState;
   // none: the object has nothing to do with it (any more). orphan: it was destroyed, and nobody wakes the task.
-  enum class Stage : std::uint8_t { none, waiting, woken, told, orphan };
+  enum class Stage : std::uint8_t { none, waiting, woken, orphan };
 
   // Written under the lock. Who reads it without looks again under the lock, unless it says that no object is there.
   Stage stage() const noexcept { return static_cast<Stage>(__atomic_load_n(&stage_, __ATOMIC_RELAXED)); }
   void set_stage(Stage to) noexcept { __atomic_store_n(&stage_, static_cast<std::uint8_t>(to), __ATOMIC_RELAXED); }
   static bool cancel_wait(Waitee& waitee, FutureState& task, const std::string& message) noexcept;
   void abandon() noexcept;
-  void let_waker_leave() noexcept;
   bool begin(FutureState& task, void* frame, const SyncKind& of, std::source_location where);
   void pass_on(bool woken, Wakes& wakes) noexcept;
 
