@@ -188,7 +188,7 @@ const std::vector<Mutant> mutants{
 };
 
 const std::vector<Excuse> excuses{
-    {"shut", "fetch_or", 0, Mutate::weaken, acq_rel, "whoever waits looks under the lock, which is taken afterwards"},
+    {"shut", "fetch_or", 0, Mutate::weaken, acq_rel, "whoever waits looks under the lock, which close() holds"},
     {"is_empty", "load", 0, Mutate::weaken, acquire, "an old head says that something is there: one look in vain"},
     {"is_full", "load", 1, Mutate::weaken, acquire, "an old tail says that there is room: one look in vain"},
     {"is_closed", "load", 0, Mutate::weaken, acquire, "whoever waits looks under the lock, which close() takes"},
