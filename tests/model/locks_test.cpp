@@ -178,7 +178,8 @@ const std::vector<Mutant> mutants{
     {"an event is not set", {Mutate::drop, "set_and_wake", "store"}},
 };
 
-const char* const by_lock = "who waits takes the lock besides; it is for a program that asks is_set() and does not wait";
+const char* const by_lock =
+    "who waits takes the lock besides; it is for a program that asks is_set() and does not wait";
 const std::vector<Excuse> excuses{
     {"set_and_wake", "store", 0, Mutate::weaken, std::memory_order_relaxed, by_lock},
     {"is_set", "load", 0, Mutate::weaken, std::memory_order_relaxed, by_lock},
