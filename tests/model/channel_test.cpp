@@ -27,9 +27,7 @@ using ouro::model::Mutant;
 using ouro::model::Mutate;
 using ouro::model::Options;
 
-constexpr auto relaxed = std::memory_order_relaxed;
 constexpr auto acquire = std::memory_order_acquire;
-constexpr auto release = std::memory_order_release;
 constexpr auto acq_rel = std::memory_order_acq_rel;
 
 using Values = Channel<int>;
