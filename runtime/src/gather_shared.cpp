@@ -98,6 +98,7 @@ OURO_NOINLINE bool GatherState::stopped_from_above() noexcept {
 }
 
 void GatherState::advance(GatherShare& from, Worker& worker, unsigned spare) {
+  // Debug runs child by child, but for a share whose counts another worker has left with it.
   if (!fixed && most_running == unlimited && (!worker.state.debug || from.spare != 0)) {
     return advance_map(from, worker, spare);
   }

@@ -14,8 +14,9 @@
 // must outlive the waits.
 //
 // In the order of locks the object's comes after those of records (src/shared.hpp). Tasks of a group are woken when the
-// lock has been let go of; a task of another loop that is alone is posted to it under the lock, for otherwise that loop
-// might be closing, and the task and the loop gone.
+// lock has been let go of; a task of another loop that is alone is posted to it under the lock: one that was given
+// something takes the lock before it goes, so it is there. One that was given nothing does not, and must not be closed
+// while others wake it.
 #pragma once
 
 #include <coroutine>
