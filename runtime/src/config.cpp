@@ -6,15 +6,25 @@
 #include <ouro/runtime/clock.hpp>
 
 namespace ouro {
+namespace {
 
-const Clock& Clock::steady() noexcept {
-  class Steady final : public Clock {
-   public:
-    TimePoint now() const noexcept override { return std::chrono::steady_clock::now(); }
-  };
-  static const Steady clock;
-  return clock;
-}
+class Steady final : public Clock {
+ public:
+  TimePoint now() const noexcept override { return std::chrono::steady_clock::now(); }
+};
+
+// Never destroyed: threads of a default executor may read it while the process ends.
+union Lasting {
+  Steady clock;
+  constexpr Lasting() noexcept : clock() {}
+  constexpr ~Lasting() {}
+};
+
+constinit Lasting steady_clock;
+
+}  // namespace
+
+const Clock& Clock::steady() noexcept { return steady_clock.clock; }
 
 namespace detail {
 

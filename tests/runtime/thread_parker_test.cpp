@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <thread>
 
@@ -21,6 +22,25 @@ using ouro::ThreadParker;
 using ouro::TimePoint;
 
 TimePoint soon() { return Clock::steady().now() + 2ms; }
+
+// A thread of a default executor may still run while the objects of the process are destroyed.
+TEST(ClockDeathTest, TheSteadyOneIsThereUntilTheProcessHasEnded) {
+  testing::FLAGS_gtest_death_test_style = "threadsafe";  // in a process where nobody has used the clock before
+  struct ReadsItAtTheEnd {
+    ~ReadsItAtTheEnd() {
+      if (clock->now() < start) std::abort();
+    }
+    const Clock* volatile clock = nullptr;
+    TimePoint start;
+  };
+  const auto end = [] {
+    static ReadsItAtTheEnd reader;  // made before the clock, so destroyed after it
+    reader.clock = &Clock::steady();
+    reader.start = reader.clock->now();
+    std::exit(0);
+  };
+  EXPECT_EXIT(end(), testing::ExitedWithCode(0), "");
+}
 
 TEST(Futex, DoesNotSleepOnAnotherValue) {
   const std::atomic<std::uint32_t> word{1};
