@@ -124,7 +124,7 @@ class OURO_EXPORT ProcessLookupError : public OSError {
 
 // Throws the child of OSError that Python would choose for `error` (an errno, positive), or OSError itself.
 // Threads: any. Throws: always.
-[[noreturn]] OURO_EXPORT void throw_os_error(int error, std::string_view operation, std::string_view object,
-                                             std::string hint = {});
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_os_error(int error, std::string_view operation, std::string_view object,
+                                                        std::string hint = {});
 
 }  // namespace ouro

@@ -24,7 +24,7 @@
 namespace ouro {
 
 namespace detail {
-[[noreturn]] OURO_EXPORT void throw_nan_delay();
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_nan_delay();
 }
 
 // What a loop has done so far. Each number was true at some moment of the call that gave it.

@@ -14,7 +14,7 @@ namespace ouro {
 
 namespace detail {
 struct FutureState;
-[[noreturn]] OURO_EXPORT void throw_cancelled(FutureState& task);
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_cancelled(FutureState& task);
 }  // namespace detail
 
 // Arrives at the await point of a task that was cancelled. It is no std::exception, so that catch (const

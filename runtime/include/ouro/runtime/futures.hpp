@@ -58,8 +58,8 @@ struct DoneCall {
 OURO_EXPORT CallbackToken add_done_waiter(FutureState& state, DoneWaiter& waiter, CallbackNode& node);
 OURO_EXPORT std::size_t remove_done_waiters(FutureState& state, CallbackToken token, void (*function)()) noexcept;
 OURO_EXPORT void notify_done_waiter(Waiter& self, FutureState& done) noexcept;
-[[noreturn]] OURO_EXPORT void throw_uninitialised();
-[[noreturn]] OURO_EXPORT void throw_already_done(const FutureState& state);
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_uninitialised();
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_already_done(const FutureState& state);
 // In a group nobody else can end the future from here to settle(), or to give_claim_back().
 OURO_EXPORT void check_settable(FutureState& state, const char* operation);
 OURO_EXPORT void give_claim_back(FutureState& state) noexcept;

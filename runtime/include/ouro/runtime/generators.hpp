@@ -25,10 +25,10 @@
 namespace ouro {
 namespace detail {
 
-[[noreturn]] OURO_EXPORT void throw_stop_iteration();
-[[noreturn]] OURO_EXPORT void throw_generator_running();
-[[noreturn]] OURO_EXPORT void throw_send_unstarted();
-[[noreturn]] OURO_EXPORT void throw_nothing_to_send();
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_stop_iteration();
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_generator_running();
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_send_unstarted();
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_nothing_to_send();
 [[noreturn]] OURO_EXPORT void rethrow_given(std::exception_ptr exception);
 
 // co_yield in a Generator: nothing to decide but what the expression gives.

@@ -22,7 +22,7 @@ namespace detail {
 OURO_EXPORT void arm_sleep(FutureState& task, TimerNode& timer, Duration delay) noexcept;
 OURO_EXPORT void arm_sleep_until(FutureState& task, TimerNode& timer, TimePoint deadline) noexcept;
 OURO_EXPORT void disarm(LoopState& home, TimerNode& timer) noexcept;
-[[noreturn]] OURO_EXPORT void throw_nan_delay();
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_nan_delay();
 
 class SleepAwaiterBase : public Waitee {
  public:

@@ -255,7 +255,7 @@ void owe_cancel(FutureState& task) noexcept;
 OURO_EXPORT unsigned take_request_back(FutureState& task) noexcept;
 
 // At a resume: throws CancelledError if one is due.
-[[noreturn]] OURO_EXPORT void throw_cancelled(FutureState& task);
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_cancelled(FutureState& task);
 inline void check_cancelled(FutureState& task) {
   if (OURO_UNLIKELY(task.all_flags() & (flag_must_cancel | flag_deliver_cancel | flag_shared))) {
     if (task.has(flag_shared)) end_shared_wait(task);
@@ -264,7 +264,7 @@ inline void check_cancelled(FutureState& task) {
 }
 
 // Throws what a record without a value holds: its exception, CancelledError, or that it is not done.
-[[noreturn]] OURO_EXPORT void throw_no_value(FutureState& state);
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_no_value(FutureState& state);
 
 inline void add_ref(FutureState& state) noexcept {
   if (OURO_UNLIKELY(state.has(flag_shared))) {
