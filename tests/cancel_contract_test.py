@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""tests/cancel_contract_test.py [--root DIR]: every public awaitable says what a cancellation leaves behind, and has a row.
+"""tests/cancel_contract_test.py [--root DIR]: what every public awaitable says of cancellations has a row in a test.
 
 The public headers are read for what can be awaited: functions and members that give a Coroutine, a Future or any other
 awaitable, and classes with operator co_await. Each needs a line "If cancelled: …" in its documentation (that of an
@@ -31,9 +31,12 @@ PLAIN = {"executor_submit"}
 # Those that are known by another name.
 NAMES = {"BasicQueue": "Queue"}
 # The classes that other things give, which may have the line in their place.
-GIVES = {"schedule": "Task", "float_task": "Task", "start": "Task", "ensure_future_on": "Task", "gather_vector": "Gather"}
+GIVES = {"schedule": "Task", "float_task": "Task", "start": "Task", "ensure_future_on": "Task",
+         "gather_vector": "Gather"}
 
 KEYWORDS = {"requires", "decltype", "noexcept", "sizeof", "alignas", "nodiscard", "explicit", "if", "constexpr"}
+CLASS = re.compile(r"(?:template\s+)?(?:requires.*?)?(class|struct)\b(?:\s*\[\[.*?\]\])?(?:\s+OURO_EXPORT)?\s+(\w+)",
+                   re.S)
 COMMENT_OR_STRING = re.compile(r'//[^\n]*|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])+\'')
 
 
@@ -163,8 +166,7 @@ class Reader:
             return Scope(hidden=scope.hidden or "detail" in match[1])
         if bare == "OURO_TRANSFER_NAMESPACE":
             return Scope(hidden=scope.hidden)
-        if match := re.match(r"(?:template\s+)?(?:requires.*?)?(class|struct)\b(?:\s*\[\[.*?\]\])?(?:\s+OURO_EXPORT)?\s+(\w+)",
-                             bare, re.S):
+        if match := CLASS.match(bare):
             hidden = (scope.hidden and match[2] not in NAMES) or not scope.public or bool(scope.name)
             return Scope(match[2], match[1] == "struct", hidden)
         if re.match(r"(enum|union)\b", bare):

@@ -112,7 +112,7 @@ Coroutine<> drop_result(auto awaitable) { static_cast<void>(co_await std::move(a
 Coroutine<> sleeps_until(World& world) {
   const TimePoint when = get_running_loop().time() + (world.ends ? Duration(100us) : Duration(1h));
   if (world.asks) get_running_loop().call_at(when, [self = current_task()]() mutable { self.cancel("stop"); });
-  co_await sleep_until(when);
+  co_await ouro::sleep_until(when);
 }
 Coroutine<> sleeps(World& world) {
   if (world.asks) get_running_loop().call_soon([self = current_task()]() mutable { self.cancel("stop"); });
@@ -401,6 +401,7 @@ TEST_P(CancelContract, WhileItWaits) {
   });
 }
 
+// B150, T10
 TEST_P(CancelContract, InTheTurnInWhichItCompletes) {
   for_each_row([](World& world, const Row& row) -> Coroutine<> {
     world.ends = world.asks = true;
