@@ -31,7 +31,8 @@ RUNTIME = [
             "loop_timer.cpp"]),
     ("F5", ["sleep", "gather", "map", "fork_join", "gather.cpp", "gather_cancel", "gather_shared",
             "map_shared", "fork_join.cpp", "gather_public", "sleep.cpp", "threads", "shutdown", "wait_list.cpp",
-            "locks", "conditions", "queues", "channel", "timeouts", "wait", "as_completed",
+            "locks", "conditions", "queues", "channel", "timeouts", "wait", "as_completed", "detail/map_state",
+            "detail/map_job", "map_unordered",
             "task_group_state", "taskgroups", "group_join"]),
 ]
 IO = [

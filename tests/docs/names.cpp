@@ -59,6 +59,11 @@ ouro::Coroutine<> coroutines_and_tasks() {
   std::vector<int> numbers{1, 2, 3};
   results = co_await ouro::map(f, numbers, {.limit = 2});
   check(results == numbers, "map");
+  ouro::MapLimit limit(1);
+  limit.set(limit.get() + 1);
+  auto as_they_come = ouro::map_unordered(f, numbers, limit);
+  static_assert(ouro::AsyncIterable<decltype(as_they_come)>);
+  while (auto one = co_await as_they_come.next()) check(one->value == numbers[one->index], "map_unordered");
   ouro::ForkScope scope;
   int forked = 0, called = 0;
   co_await scope.fork(forked, f(1));

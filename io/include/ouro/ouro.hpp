@@ -25,6 +25,7 @@
 #include <ouro/runtime/generators.hpp>
 #include <ouro/runtime/locks.hpp>
 #include <ouro/runtime/map.hpp>
+#include <ouro/runtime/map_unordered.hpp>
 #include <ouro/runtime/queues.hpp>
 #include <ouro/runtime/shutdown.hpp>
 #include <ouro/runtime/sleep.hpp>

@@ -145,7 +145,7 @@ class OURO_EXPORT Lock : public detail::SyncState {
   // Suspends: unless it is unlocked, and nobody is about to lock it. Throws: RuntimeError for a lock of another loop.
   // If cancelled: it is not locked by the caller, and whose turn is next has it.
   auto acquire() noexcept { return detail::AcquireAwaiter<detail::LockWay, bool>(*this); }
-  // The same, and gives a Guard, which unlocks it.
+  // The same, and gives a Guard, which unlocks it. If cancelled: as acquire().
   auto scoped() noexcept { return detail::AcquireAwaiter<detail::LockWay, Guard>(*this); }
   // Locks it if it is unlocked and nobody is about to lock it.
   bool try_acquire() noexcept {
@@ -233,7 +233,7 @@ class OURO_EXPORT Semaphore : public detail::SyncState {
   // Suspends: if locked(). Throws: RuntimeError for a semaphore of another loop.
   // If cancelled: no permit is taken; one that was meant for the caller goes to whose turn is next.
   auto acquire() noexcept { return detail::AcquireAwaiter<detail::SemaphoreWay, bool>(*this); }
-  // The same, and gives a Guard, which gives the permit back.
+  // The same, and gives a Guard, which gives the permit back. If cancelled: as acquire().
   auto scoped() noexcept { return detail::AcquireAwaiter<detail::SemaphoreWay, Guard>(*this); }
   // Takes a permit unless locked().
   bool try_acquire() noexcept {
@@ -302,8 +302,9 @@ class OURO_EXPORT RWLock : public detail::SyncState {
   // If cancelled: the caller does not write, and whose turn is next has it.
   auto acquire_write() noexcept { return detail::AcquireAwaiter<detail::WriteWay, bool>(*this); }
   // They give guards.
-  // If cancelled: as acquire_read() and acquire_write().
+  // If cancelled: as acquire_read().
   auto scoped_read() noexcept { return detail::AcquireAwaiter<detail::ReadWay, ReadGuard>(*this); }
+  // If cancelled: as acquire_write().
   auto scoped_write() noexcept { return detail::AcquireAwaiter<detail::WriteWay, WriteGuard>(*this); }
   // Without waiting, if acquire_read() or acquire_write() would not wait.
   bool try_acquire_read() noexcept {
