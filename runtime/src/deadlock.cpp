@@ -25,18 +25,28 @@
 //     threads alone sees that once, if its first food is late.
 // Each report comes once in a run. If a task awaits something that is not the library's (an awaiter that another thread
 // resumes by hand), nobody can say what will wake it: that counts as in sight.
+//
+// In a group nothing must be in sight of any of the loops. The worker that falls asleep last sleeps for the grace; if
+// it wakes by itself, it looks for all. While it does, it still counts as asleep, as all others do, and who is woken
+// waits at a gate (quiet_gate.hpp); so it may read what belongs to them. What floats it reads under its lock, with a
+// handle to each task, as threads that are no workers are not stopped. If by the end somebody has been woken, or
+// something has been sent, it forgets what it saw. What it found is sent to the first loop, which ends the run.
 #include <algorithm>
 #include <exception>
 #include <new>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <ouro/runtime/base_event_loop.hpp>
 #include <ouro/runtime/detail/errand.hpp>
 #include <ouro/runtime/detail/gather_state.hpp>
 #include <ouro/runtime/exceptions.hpp>
 
+#include "group_walk.hpp"
+#include "shared.hpp"
 #include "wait_graph.hpp"
+#include "worker.hpp"
 
 namespace ouro {
 
@@ -51,18 +61,23 @@ constexpr const char* remedy =
 
 BaseEventLoop::Awaited::Awaited(BaseEventLoop& loop, detail::FutureState& state) noexcept : state_(*loop.state_) {
   state_.awaited = &state;
+  ++loop.run_number_;
   loop.looked_ = loop.ring_reported_ = loop.wait_reported_ = false;
+  if (state_.worker) state_.worker->group.looked.store(false, std::memory_order_relaxed);
 }
 
+// Nothing that this loop knows of will wake it.
 bool BaseEventLoop::nothing_in_sight(TimePoint deadline) const noexcept {
   const detail::LoopState& s = *state_;
-  return s.awaited && deadline == TimePoint::max() && !looked_ && !s.errands &&
-         s.remote_tasks.load(std::memory_order_relaxed) == 0 && parker_->idle();
+  return deadline == TimePoint::max() && !s.errands && s.remote_tasks.load(std::memory_order_relaxed) == 0 &&
+         parker_->idle();
 }
 
 TimePoint BaseEventLoop::grace_ends() const noexcept {
   return detail::saturating_add(time(), std::max(deadlock_grace, looks_share * last_look_));
 }
+
+// ---- A loop that is alone ----
 
 // The loop has slept until `until`, unless something woke it.
 void BaseEventLoop::look_if_quiet(TimePoint until) {
@@ -73,6 +88,7 @@ void BaseEventLoop::look_if_quiet(TimePoint until) {
 
 void BaseEventLoop::look_for_deadlock() {
   const TimePoint began = time();
+  Findings found;
   try {
     detail::WaitGraph graph;
     for (detail::FutureState* task = state_->tasks; task; task = task->link.next) {
@@ -82,29 +98,121 @@ void BaseEventLoop::look_for_deadlock() {
       if (!graph.add_children(*gather)) return;
     }
     graph.solve();
-    last_look_ = time() - began;
-    tell_of_deadlock(graph);
+    found = findings_of(graph);
   } catch (const std::bad_alloc&) {
-    // Without memory nobody is told.
+    return;  // without memory nobody is told
   }
+  last_look_ = time() - began;
+  if (!found.error.empty()) throw DeadlockError(found.error, remedy);
+  tell(found);
 }
 
-void BaseEventLoop::tell_of_deadlock(detail::WaitGraph& graph) {
-  if (graph.is_stuck(*state_->awaited)) throw DeadlockError(graph.describe_ring(*state_->awaited), remedy);
-  if (detail::FutureState* stuck = graph.first_stuck(); stuck && !std::exchange(ring_reported_, true)) {
-    report_wait(graph.describe_ring(*stuck));
+// What has not been told in this run.
+BaseEventLoop::Findings BaseEventLoop::findings_of(detail::WaitGraph& graph) {
+  Findings found;
+  if (graph.is_stuck(*state_->awaited)) {
+    found.error = graph.describe_ring(*state_->awaited);
+    return found;
   }
-  if (std::exchange(wait_reported_, true)) return;
+  if (const detail::FutureState* stuck = graph.first_stuck(); stuck && !ring_reported_) {
+    found.ring = graph.describe_ring(*stuck);
+    ring_reported_ = true;
+  }
+  if (wait_reported_) return found;
   const bool one = graph.size() == 1;
-  report_wait((one ? std::string("The only task waits") : "All " + std::to_string(graph.size()) + " tasks wait") +
-              ", and nothing is in sight that would wake " + (one ? "it" : "them") +
-              "; the loop waits for other threads" + graph.describe_all());
+  found.waits = (one ? std::string("The only task waits") : "All " + std::to_string(graph.size()) + " tasks wait") +
+                ", and nothing is in sight that would wake " + (one ? "it" : "them") +
+                "; the loop waits for other threads" + graph.describe_all();
+  wait_reported_ = true;
+  return found;
 }
 
-void BaseEventLoop::report_wait(std::string text) noexcept {
-  ExceptionContext context;
-  context.message = std::move(text);
-  call_exception_handler(context);
+void BaseEventLoop::tell(Findings& found) {
+  for (std::string* text : {&found.ring, &found.waits}) {
+    if (text->empty()) continue;
+    ExceptionContext context;
+    context.message = std::move(*text);
+    call_exception_handler(context);
+  }
+}
+
+// ---- A group ----
+
+namespace {
+
+bool is_quiet(const detail::WorkerGroup& group) noexcept {
+  if (!group.idle.all_asleep() || group.injection.size() != 0) return false;
+  for (const auto& worker : group.workers) {
+    if (worker->in_sight || worker->state.inbox.load(std::memory_order_relaxed) != detail::asleep()) return false;
+  }
+  return true;
+}
+
+// False: somebody waits for what is not the library's.
+bool gather_waits(detail::WorkerGroup& group, const std::vector<detail::FutureHandle>& tasks,
+                  detail::WaitGraph& graph) {
+  for (const detail::FutureHandle& task : tasks) {
+    const detail::MaybeLock lock(*task.get());
+    if (!task.get()->done() && !graph.add(*task.get())) return false;
+  }
+  // The children of pinned tasks are in no list but that of their gathers.
+  for (const auto& worker : group.workers) {
+    for (detail::GatherState* gather = worker->state.gathers; gather; gather = gather->older) {
+      if (!graph.add_children(*gather)) return false;
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+// Of the worker that fell asleep last, and saw all others asleep: until when it sleeps before it looks.
+TimePoint BaseEventLoop::grace_of_group() const noexcept {
+  const detail::WorkerGroup& group = state_->worker->group;
+  const detail::LoopState& first = group.workers.front()->state;
+  if (!first.awaited || group.looked.load(std::memory_order_relaxed)) return TimePoint::max();
+  return first.loop->grace_ends();
+}
+
+// True if nothing woke anybody meanwhile.
+bool BaseEventLoop::look_in_group() noexcept {
+  detail::WorkerGroup& group = state_->worker->group;
+  if (!group.gate.close()) return false;
+  BaseEventLoop& first = *group.workers.front()->state.loop;
+  const std::uint64_t run = first.run_number_;
+  std::vector<detail::FutureHandle> tasks;
+  Findings found;
+  bool quiet = is_quiet(group) && first.state_->awaited && !first.interrupted_.load(std::memory_order_relaxed);
+  if (quiet) {
+    const TimePoint began = time();
+    const detail::GroupWalk walk(group);
+    try {
+      detail::WaitGraph graph;
+      tasks = detail::all_shared_tasks(group);
+      const bool complete = gather_waits(group, tasks, graph);
+      quiet = is_quiet(group);
+      if (complete && quiet) {
+        graph.solve();
+        found = first.findings_of(graph);
+      }
+    } catch (const std::bad_alloc&) {
+      // Without memory nobody is told.
+    }
+    first.last_look_ = time() - began;
+    if (quiet) group.looked.store(true, std::memory_order_relaxed);
+  }
+  group.gate.open();
+  // Who has the last handle destroys a task, which may do anything: so as one that is awake.
+  group.idle.wake_up(state_->worker->index);
+  tasks.clear();
+  if (found.is_empty()) return quiet;
+  detail::send(*first.state_, [&first, run, found = std::move(found)]() mutable {
+    const detail::LoopState& s = *first.state_;
+    if (first.run_number_ != run || !s.awaited || s.awaited->done()) return;
+    if (found.error.empty()) return first.tell(found);
+    if (!s.interrupt) first.interrupt_with(std::make_exception_ptr(DeadlockError(found.error, remedy)));
+  });
+  return quiet;
 }
 
 }  // namespace ouro

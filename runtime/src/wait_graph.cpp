@@ -85,6 +85,9 @@ bool WaitGraph::add(FutureState& task) {
   node.end = static_cast<std::uint32_t>(needs_.all_.size());
   node.any = needs_.any_;
   node.destroyed = needs_.destroyed_;
+  const Rare* const more = rare_if(task);
+  node.number = static_cast<std::uint32_t>(task.rare & 1 ? task.rare >> 1 : task.rare ? more->number : 0);
+  node.gather = task.has(flag_gathered) ? task.gather->parent_task() : nullptr;
   nodes_.push_back(node);
   return true;
 }
@@ -107,11 +110,8 @@ std::uint32_t WaitGraph::find(const FutureState* task) const noexcept {
 
 // Made before the task with this number, as far as its own number tells: children of a gather have none, and each loop
 // of a group has numbers of its own.
-bool WaitGraph::is_older(const Node& node, std::uint32_t newest) const noexcept {
-  const std::uintptr_t rare = node.task->rare;
-  const Rare* const more = rare_if(*node.task);
-  const auto number = static_cast<std::uint32_t>(rare & 1 ? rare >> 1 : rare ? more->number : 0);
-  return node.task->has(flag_gathered) || number <= newest || (number - newest) % home_of(*node.task).number_step != 0;
+bool WaitGraph::is_older(const Node& node, std::uint32_t newest) noexcept {
+  return node.gather || node.number <= newest || (node.number - newest) % home_of(*node.task).number_step != 0;
 }
 
 // The tasks behind the addresses, and the children behind their parents.
@@ -127,8 +127,8 @@ void WaitGraph::resolve() {
   for (std::uint32_t i = 0; i < nodes_.size(); ++i) {
     Node& node = nodes_[i];
     node.left = node.end - node.first;
-    if (!node.task->has(flag_gathered)) continue;
-    node.parent = find(node.task->gather->parent_task());
+    if (!node.gather) continue;
+    node.parent = find(node.gather);
     if (node.parent == none) continue;
     Node& parent = nodes_[node.parent];
     node.next_child = std::exchange(parent.child, i);

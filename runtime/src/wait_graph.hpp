@@ -92,6 +92,8 @@ class WaitGraph {
   static constexpr std::uint32_t none = 0xffffffffU;
   struct Node {
     FutureState* task;
+    const FutureState* gather;  // whose gather it is a child of; or nullptr
+    std::uint32_t number;       // of its default name; 0: it has none yet
     const char* what;
     std::source_location site;
     std::uint32_t first;  // of its needs
@@ -106,7 +108,7 @@ class WaitGraph {
   };
 
   std::uint32_t find(const FutureState* task) const noexcept;
-  bool is_older(const Node& node, std::uint32_t newest) const noexcept;
+  static bool is_older(const Node& node, std::uint32_t newest) noexcept;
   void resolve();
   std::uint32_t next_stuck(const Node& node, const Needs::Need** by) const noexcept;
   std::string name(std::uint32_t at) const;

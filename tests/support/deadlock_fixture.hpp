@@ -50,7 +50,6 @@ class DeadlockTest : public SyncTest {
  protected:
   DeadlockTest() { loop.deadlock_grace = std::chrono::nanoseconds(0); }
 
-  void SetUp() override { OURO_TEST_ALONE("only a loop that is alone looks for deadlocks"); }
   void TearDown() override {
     end_tasks();
     threads.clear();

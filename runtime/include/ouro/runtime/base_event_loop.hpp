@@ -280,9 +280,10 @@ class OURO_EXPORT BaseEventLoop {
   std::chrono::nanoseconds slow_callback_duration = std::chrono::milliseconds(100);
 
   // All tasks wait, and nothing that the loop can see will wake one: no timer, operation, job of an executor, or task
-  // for which another thread waits. After that time run() and run_until_complete() look who waits for whom. If they need
-  // tasks that wait for each other, DeadlockError is thrown; else the exception handler hears, once, which tasks wait
-  // where for what, and they wait on: other threads may help. The maximum: never. In a group the first loop's counts.
+  // for which another thread waits. After that time run() and run_until_complete() look who waits for whom. If they
+  // need tasks that wait for each other, DeadlockError is thrown; else the exception handler hears, once, which tasks
+  // wait where for what, and they wait on: other threads may help. The maximum: never. In a group the first loop's
+  // counts.
   std::chrono::nanoseconds deadlock_grace = std::chrono::seconds(1);
 
   // How long it looks for work before it sleeps; zero: not at all. It adapts: less and less while that does not pay.
@@ -353,11 +354,20 @@ class OURO_EXPORT BaseEventLoop {
    private:
     detail::LoopState& state_;
   };
+  struct Findings {
+    std::string error;
+    std::string ring;
+    std::string waits;
+    bool is_empty() const noexcept { return error.empty() && ring.empty() && waits.empty(); }
+  };
   bool nothing_in_sight(TimePoint deadline) const noexcept;
   TimePoint grace_ends() const noexcept;
   void look_if_quiet(TimePoint until);
   void look_for_deadlock();
-  void tell_of_deadlock(detail::WaitGraph& graph);
+  Findings findings_of(detail::WaitGraph& graph);
+  void tell(Findings& found);
+  TimePoint grace_of_group() const noexcept;
+  bool look_in_group() noexcept;
   void report_wait(std::string text) noexcept;
   // In a group: src/group_turns.cpp
   void run_group_turns();
@@ -392,6 +402,7 @@ class OURO_EXPORT BaseEventLoop {
     detail::Counter runs, turns, looks, parks, spins, posts;
   };
   Counters counters_;
+  std::uint64_t run_number_ = 0;           // of run_until_done()
   bool looked_ = false;                    // since something last happened
   bool ring_reported_ = false;             // in this run
   bool wait_reported_ = false;             // likewise
