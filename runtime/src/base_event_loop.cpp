@@ -284,7 +284,9 @@ void BaseEventLoop::wait_for_work() {
     return;
   }
   detail::ReadyNode* seen = nullptr;
-  const TimePoint until = OURO_UNLIKELY(s.awaited && !looked_) && nothing_in_sight(deadline) ? grace_ends() : deadline;
+  const TimePoint until = OURO_UNLIKELY(s.awaited && !looked_) && nothing_in_sight(deadline)
+                              ? detail::saturating_add(time(), grace())
+                              : deadline;
   // Release and acquire: pairs with posters on both sides; see LoopState::inbox.
   if (s.inbox.compare_exchange_strong(seen, detail::asleep(), std::memory_order_acq_rel, std::memory_order_relaxed)) {
     ++counters_.parks;

@@ -73,8 +73,9 @@ bool BaseEventLoop::nothing_in_sight(TimePoint deadline) const noexcept {
          parker_->idle();
 }
 
-TimePoint BaseEventLoop::grace_ends() const noexcept {
-  return detail::saturating_add(time(), std::max(deadlock_grace, looks_share * last_look_));
+// How long to sleep before a look.
+std::chrono::nanoseconds BaseEventLoop::grace() const noexcept {
+  return state_->awaited ? std::max(deadlock_grace, looks_share * last_look_) : std::chrono::nanoseconds::max();
 }
 
 // ---- A loop that is alone ----
@@ -169,9 +170,8 @@ bool gather_waits(detail::WorkerGroup& group, const std::vector<detail::FutureHa
 // Of the worker that fell asleep last, and saw all others asleep: until when it sleeps before it looks.
 TimePoint BaseEventLoop::grace_of_group() const noexcept {
   const detail::WorkerGroup& group = state_->worker->group;
-  const detail::LoopState& first = group.workers.front()->state;
-  if (!first.awaited || group.looked.load(std::memory_order_relaxed)) return TimePoint::max();
-  return first.loop->grace_ends();
+  if (group.looked.load(std::memory_order_relaxed)) return TimePoint::max();
+  return detail::saturating_add(time(), Duration(group.grace.load(std::memory_order_relaxed)));
 }
 
 // True if nothing woke anybody meanwhile.
@@ -179,11 +179,12 @@ bool BaseEventLoop::look_in_group() noexcept {
   detail::WorkerGroup& group = state_->worker->group;
   if (!group.gate.close()) return false;
   BaseEventLoop& first = *group.workers.front()->state.loop;
-  const std::uint64_t run = first.run_number_;
+  std::uint64_t run = 0;
   std::vector<detail::FutureHandle> tasks;
   Findings found;
   bool quiet = is_quiet(group) && first.state_->awaited && !first.interrupted_.load(std::memory_order_relaxed);
   if (quiet) {
+    run = first.run_number_;
     const TimePoint began = time();
     const detail::GroupWalk walk(group);
     try {
@@ -199,6 +200,7 @@ bool BaseEventLoop::look_in_group() noexcept {
       // Without memory nobody is told.
     }
     first.last_look_ = time() - began;
+    group.grace.store(first.grace().count(), std::memory_order_relaxed);
     if (quiet) group.looked.store(true, std::memory_order_relaxed);
   }
   group.gate.open();

@@ -277,6 +277,7 @@ bool BaseEventLoop::sleep_in_group(TimePoint deadline, bool searching) {
     return false;
   }
   worker.in_sight = !nothing_in_sight(deadline);
+  if (worker.index == 0) group.grace.store(grace().count(), std::memory_order_relaxed);
   group.idle.fall_asleep(worker.index, searching);
   // The barrier that a strict look needs costs as much as a wake-up, so a short sleep goes without: what it might miss,
   // a push of the same instant whose waker saw it awake, it finds when it looks again.

@@ -123,6 +123,7 @@ class WorkerGroup {
   bool ending = false;                 // all have stopped, and what is left is destroyed
 
   QuietGate gate;
+  Atomic<Duration::rep> grace{Duration::max().count()};  // before a look, as the first loop had it when it fell asleep
   Atomic<bool> looked{false};  // for a deadlock, since a worker last woke up; relaxed: a look too many does no harm
 
   // One cancellation at a time walks over tasks and gathers.

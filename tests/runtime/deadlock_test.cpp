@@ -26,6 +26,7 @@ namespace {
 using namespace std::chrono_literals;
 using testing::HasSubstr;
 using testing::IsEmpty;
+using testing::Not;
 using testing::SizeIs;
 using testing::StrEq;
 
@@ -44,6 +45,22 @@ TEST_P(DeadlockTest, TwoTasksThatAwaitEachOther) {
                           "\n  b waits at " +
                           text_of(at_b) + " for a"));
   EXPECT_FALSE(a.done());
+}
+
+TEST_P(DeadlockTest, NamesTheFunctions) {
+  a = loop.create_task(await_task(a, at_a), {.name = "a"});
+  b = loop.create_task(await_task(c, at_b), {.name = "b"});
+  c = loop.create_task(await_task(b, at_c), {.name = "c"});
+  std::string text;
+  try {
+    run(b);
+  } catch (const DeadlockError& error) {
+    text = error.what();
+  }
+  EXPECT_THAT(text, HasSubstr(" in "));
+  EXPECT_THAT(text, HasSubstr("await_task("));
+  EXPECT_THAT(text, Not(HasSubstr("Frame*")));
+  EXPECT_THAT(thrown_by([this] { run(a); }), HasSubstr("Task cannot await on itself"));
 }
 
 TEST_P(DeadlockTest, TellsHowTheRunNeedsTheRing) {

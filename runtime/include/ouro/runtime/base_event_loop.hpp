@@ -361,7 +361,7 @@ class OURO_EXPORT BaseEventLoop {
     bool is_empty() const noexcept { return error.empty() && ring.empty() && waits.empty(); }
   };
   bool nothing_in_sight(TimePoint deadline) const noexcept;
-  TimePoint grace_ends() const noexcept;
+  std::chrono::nanoseconds grace() const noexcept;
   void look_if_quiet(TimePoint until);
   void look_for_deadlock();
   Findings findings_of(detail::WaitGraph& graph);
