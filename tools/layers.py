@@ -22,13 +22,13 @@ RUNTIME = [
             "detail/gather_slots", "detail/generator_state", "detail/errand", "events", "awaitable",
             "detail/worker_group", "detail/wait_list", "detail/loop_timer", "detail/wait_core"]),
     ("F2", ["coroutine", "futures", "concurrent_future", "tasks", "generators"]),
-    ("F3", ["timer_wheel", "inject_queue", "barrier", "steal_deque", "idle_workers", "drive", "report", "inbox.cpp",
-            "tsan_exceptions.cpp", "registry", "worker", "shared"]),
+    ("F3", ["timer_wheel", "inject_queue", "barrier", "steal_deque", "idle_workers", "quiet_gate", "drive", "report",
+            "inbox.cpp", "tsan_exceptions.cpp", "registry", "worker", "shared", "wait_graph"]),
     ("F4", ["executors", "thread_pool", "thread_parker", "base_event_loop", "turns", "core.cpp", "futures.cpp",
             "tasks.cpp", "generators.cpp", "errand.cpp", "report.cpp", "thread_pool.cpp", "executors.cpp", "close.cpp",
             "base_event_loop.cpp", "destroy", "bury", "shared.cpp", "elsewhere", "group_walk",
             "cancel_shared", "ring_search", "worker_group.cpp", "group_turns",
-            "loop_timer.cpp"]),
+            "loop_timer.cpp", "wait_graph.cpp", "deadlock"]),
     ("F5", ["sleep", "gather", "map", "fork_join", "gather.cpp", "gather_cancel", "gather_shared",
             "map_shared", "fork_join.cpp", "gather_public", "sleep.cpp", "threads", "shutdown", "wait_list.cpp",
             "locks", "conditions", "queues", "channel", "timeouts", "wait", "as_completed", "detail/map_state",
@@ -45,7 +45,7 @@ IO = [
 # Headers of src/, which no public header may see.
 PRIVATE = {"runtime": {"timer_wheel", "inject_queue", "steal_deque", "idle_workers", "drive", "report", "thread_pool",
                        "registry", "worker", "shared", "turns", "barrier", "gather_shared", "group_walk",
-                       "task_group_state"},
+                       "task_group_state", "wait_graph", "quiet_gate"},
            "io": {"fd", "cgroup", "ring", "operation", "proactor", "crew"}}
 
 WIDTH = 120

@@ -8,6 +8,7 @@
 
 #include "drive.hpp"
 #include "shared.hpp"
+#include "wait_graph.hpp"
 #include "worker.hpp"
 
 namespace ouro {
@@ -214,14 +215,10 @@ std::vector<std::source_location> AnyTask::get_stack() const {
     return stack;  // its own thread may be running it
   }
   if (state.done() || !state.has(detail::flag_started) || !state.waiting_on) return stack;
-  stack.push_back(state.waiting_on->site);
-  if (state.has(detail::flag_foreign)) return stack;
-  void* frame = state.leaf;
-  while (frame != state.frame()) {
-    auto* inner = reinterpret_cast<detail::FutureState*>(static_cast<char*>(frame) + sizeof(detail::FrameHeader));
-    stack.push_back(inner->awaiter->site);
-    frame = inner->awaiter->parent.address();
-  }
+  detail::walk_awaits(state, [&stack](const std::source_location& site) {
+    stack.push_back(site);
+    return true;
+  });
   return stack;
 }
 

@@ -101,6 +101,7 @@ ouro::Coroutine<> futures() {
   static_assert(std::is_base_of_v<ouro::RuntimeError, ouro::InvalidStateError>);
   static_assert(std::is_base_of_v<ouro::RuntimeError, ouro::StopIteration>);
   static_assert(std::is_base_of_v<ouro::RuntimeError, ouro::TimeoutError>);
+  static_assert(std::is_base_of_v<ouro::RuntimeError, ouro::DeadlockError>);
   static_assert(std::is_base_of_v<std::exception, ouro::ValueError>);
   static_assert(std::is_base_of_v<ouro::OSError, ouro::FileNotFoundError>);
   static_assert(std::is_base_of_v<ouro::ConnectionError, ouro::ConnectionRefusedError>);
@@ -302,6 +303,7 @@ void loop_by_hand() {
   loop->call_exception_handler({.message = "told", .exception = nullptr, .task = {}, .created = {}});
   loop->set_debug(true);
   loop->slow_callback_duration = 1s;
+  loop->deadlock_grace = 2s;
   loop->set_spin(10us);
   loop->set_task_factory(ouro::eager_task_factory);
   check(loop->get_debug() && loop->get_task_factory() && reports == 1, "the loop's settings");

@@ -134,6 +134,7 @@ class Reports {
 inline std::unique_ptr<EventLoop> quiet_loop() {
   auto loop = std::make_unique<Watched<EventLoop>>();
   loop->set_exception_handler([](EventLoop&, const ExceptionContext& context) { Reports::add(context); });
+  loop->deadlock_grace = hangs_after;
   return loop;
 }
 

@@ -149,9 +149,10 @@ class OURO_EXPORT Lock : public detail::SyncState {
   auto scoped() noexcept { return detail::AcquireAwaiter<detail::LockWay, Guard>(*this); }
   // Locks it if it is unlocked and nobody is about to lock it.
   bool try_acquire() noexcept {
-    const Hold hold(*this);
+    if (OURO_UNLIKELY(!home_)) return try_acquire_shared();
     if (state_ != State::unlocked) return false;
     state_ = State::locked;
+    note_this_task(holder_);
     return true;
   }
 
@@ -175,10 +176,12 @@ class OURO_EXPORT Lock : public detail::SyncState {
   friend struct detail::LockWay;
   enum class State : std::uint8_t { unlocked, locked, promised };
 
+  bool try_acquire_shared() noexcept;
   void release_or_wake();
   void open(detail::Wakes& wakes) noexcept;
 
   State state_ = State::unlocked;
+  detail::Holder holder_;  // while it is locked
   detail::WaitList waiting_;
   detail::WaitList woken_;  // the one to which it is promised
 };
@@ -311,12 +314,14 @@ class OURO_EXPORT RWLock : public detail::SyncState {
     const Hold hold(*this);
     if (readers_ < 0 || !waiting_.empty()) return false;
     ++readers_;
+    note_holder();
     return true;
   }
   bool try_acquire_write() noexcept {
     const Hold hold(*this);
     if (readers_ != 0 || !waiting_.empty()) return false;
     readers_ = writer;
+    note_holder();
     return true;
   }
 
@@ -334,11 +339,15 @@ class OURO_EXPORT RWLock : public detail::SyncState {
   friend struct detail::ReadWay;
   friend struct detail::WriteWay;
   static constexpr std::ptrdiff_t writer = -1;
+  void note_holder() noexcept;
+  void forget_holder() noexcept;
+  static void tell_holders(const detail::SyncState& object, detail::Needs& needs);
   void serve(detail::Wakes& wakes) noexcept;
   void leave(detail::Wakes& wakes) noexcept;
   static void pass_on(detail::SyncState& object, detail::ListWaiter& waiter, bool woken, detail::Wakes& wakes) noexcept;
 
   std::ptrdiff_t readers_ = 0;  // or `writer`
+  detail::Holder holders_[4];   // some of those who read, or who writes
   detail::WaitList waiting_;
   detail::WaitList woken_;  // count among the readers, or are the writer, and have not run
 };

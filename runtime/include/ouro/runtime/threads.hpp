@@ -38,7 +38,9 @@ namespace detail {
 // when the task is done or destroyed, on the loop's thread; from then on the loop may be destroyed.
 class OURO_EXPORT RemoteTask {
  public:
-  RemoteTask(FutureState& task, BaseEventLoop& loop) noexcept : task_(&task), loop_(&loop) {}
+  RemoteTask(FutureState& task, BaseEventLoop& loop) noexcept : task_(&task), loop_(&loop) {
+    loop.state().remote_tasks.fetch_add(1, std::memory_order_relaxed);
+  }
 
   // Threads: any.
   static void cancel(const std::shared_ptr<RemoteTask>& self) {
@@ -56,6 +58,7 @@ class OURO_EXPORT RemoteTask {
   // The loop's thread.
   void cut() noexcept {
     const std::lock_guard lock(mutex_);
+    if (loop_) loop_->state().remote_tasks.fetch_sub(1, std::memory_order_relaxed);
     task_ = nullptr;
     loop_ = nullptr;
   }

@@ -66,9 +66,13 @@ struct LoopState {
   EventLoop* event_loop = nullptr;  // the same, if io made it
   TimerWheel* timers = nullptr;
   const Clock* clock = nullptr;
-  std::exception_ptr interrupt;  // a KeyboardInterrupt on its way out of run_*
+  std::exception_ptr interrupt;    // a KeyboardInterrupt, or a DeadlockError, on its way out of run_*
+  FutureState* awaited = nullptr;  // for which run() or run_until_complete() waits; it is no deadlock without that
 
   // ---- What other threads touch ----
+
+  // Tasks of which other threads wait for the results, or may cancel them. Relaxed: the loop's thread reads it.
+  Atomic<std::uint32_t> remote_tasks{0};
 
   // What they sent: nullptr (nothing), `asleep()` (nothing, and the loop sleeps or is about to), `shut()` (the loop is
   // closed), or the newest of a chain that is linked backwards. Any thread replaces it by a compare-and-swap (release;
