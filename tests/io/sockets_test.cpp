@@ -379,7 +379,7 @@ TEST_P(SocketsTest, ACancelledConnectCanBeTriedAgainWithAnotherSocket) {
     auto connecting = create_task(loop.sock_connect(first, server.getsockname()));
     connecting.cancel();
     const std::string end = co_await end_of(std::move(connecting));
-    EXPECT_EQ(end, "CancelledError: ");
+    EXPECT_THAT(end, testing::AnyOf("CancelledError: ", ""));  // on another worker it may have been faster
     Socket second(AF_INET);
     co_await loop.sock_connect(second, server.getsockname());
     EXPECT_EQ(second.getpeername(), server.getsockname());
