@@ -12,11 +12,20 @@ EventLoop::EventLoop() : EventLoop(std::make_unique<detail::Proactor>()) {}
 
 EventLoop::EventLoop(std::unique_ptr<Parker> parker, const Clock& clock) : BaseEventLoop(std::move(parker), clock) {
   state().event_loop = this;
+  proactor_ = dynamic_cast<detail::Proactor*>(state().parker);
 }
 
 EventLoop::~EventLoop() {
   if (!is_running()) close();
+  watchers_.reset();
   detail::forget_event_loop(*this);
+}
+
+detail::Proactor* detail::proactor_of(const EventLoop& loop) noexcept { return loop.proactor_; }
+
+detail::Watchers& EventLoop::watchers() {
+  if (!watchers_) watchers_ = std::make_unique<detail::Watchers>(*this);
+  return *watchers_;
 }
 
 void EventLoop::set_exception_handler(ExceptionHandler handler) {

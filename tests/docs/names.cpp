@@ -1,6 +1,8 @@
 // Every name of the table in README.md, used: check_blocks.py compares the two, and this compiles and runs.
 #include <ouro/ouro.hpp>
 
+#include <array>
+#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -331,11 +333,40 @@ ouro::Coroutine<int> several_loops() {
   co_return co_await floating + co_await pinned;
 }
 
+// ---- Sockets ----
+
+ouro::Coroutine<> sockets() {
+  ouro::EventLoop& loop = ouro::get_running_loop();
+  ouro::Socket server(AF_INET);
+  server.bind(ouro::Address::ip("127.0.0.1", 0));
+  server.listen();
+  ouro::Socket client(AF_INET);
+  co_await loop.sock_connect(client, server.getsockname());
+  auto [connection, peer] = co_await loop.sock_accept(server);
+  check(peer == client.getsockname(), "sock_accept");
+  co_await loop.sock_sendall(connection, "hello");
+  std::string hello = co_await loop.sock_recv(client, 2);
+  std::array<std::byte, 3> rest;
+  check(co_await loop.sock_recv_into(client, rest) == 3 && hello == "he", "sock_recv");
+
+  ouro::Socket one(AF_INET, SOCK_DGRAM);
+  one.bind(ouro::Address::ip("127.0.0.1", 0));
+  check(co_await loop.sock_sendto(one, "x", one.getsockname()) == 1, "sock_sendto");
+  auto [datagram, from] = co_await loop.sock_recvfrom(one, 10);
+  check(datagram == "x" && from == one.getsockname(), "sock_recvfrom");
+
+  bool called = false;
+  loop.add_writer(client.fileno(), [&called](bool value) { called = value; }, true);
+  loop.add_reader(client.fileno(), [] {});
+  while (!called) co_await ouro::sleep(0s);
+  check(loop.remove_writer(client.fileno()) && loop.remove_reader(client.fileno()), "watches");
+}
+
 }  // namespace
 
 int main() {
   check(ouro::run(several_loops(), {.workers = 4, .pin_to_cores = true}) == 3, "several loops");
-  for (auto* part : {coroutines_and_tasks, futures, deadlines_and_groups, generators, threads, locks, queues})
+  for (auto* part : {coroutines_and_tasks, futures, deadlines_and_groups, generators, threads, locks, queues, sockets})
     ouro::run(part(), {.spin = 0us});
   loop_by_hand();
   policies_and_runners();

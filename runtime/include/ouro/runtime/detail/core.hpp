@@ -161,6 +161,9 @@ inline void set_home(FutureState& task, LoopState& home) noexcept {
 
 // A task of a group is about to suspend: from now on others can find it.
 OURO_EXPORT void publish(FutureState& task) noexcept;
+// A shared task is about to wait for something of the loop that runs here: others can find it, and if it floats that
+// loop is its home.
+OURO_EXPORT void settle_here(FutureState& task) noexcept;
 // It waits for `waitee` from now on; a cancellation that came meanwhile sets flag_must_cancel.
 OURO_EXPORT void begin_shared_wait(FutureState& task, Waitee& waitee) noexcept;
 // It runs again, and waits for nothing. Sets flag_must_cancel if a cancellation is due.
