@@ -35,8 +35,9 @@ RUNTIME = [
             "task_group_state", "taskgroups", "group_join"]),
 ]
 IO = [
-    ("I0", ["errors", "fd", "ring", "cgroup", "processors"]),
+    ("I0", ["errors", "addresses", "fd", "ring", "cgroup", "processors"]),
     ("I1", ["operation", "ring.cpp", "proactor"]),
+    ("I2", ["resolver"]),
     ("I3", ["event_loop"]),
     ("I5", ["policies", "event_loop.cpp", "runners", "crew", "runners.cpp"]),
     ("I6", ["ouro"]),

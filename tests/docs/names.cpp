@@ -1,6 +1,8 @@
 // Every name of the table in README.md, used: check_blocks.py compares the two, and this compiles and runs.
 #include <ouro/ouro.hpp>
 
+#include <sys/socket.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -141,6 +143,21 @@ ouro::Coroutine<> deadlines_and_groups() {
     auto [values, rest] = errors.split<ouro::ValueError>();
     check(errors.exceptions().size() == 1 && values && !rest && errors.leaves().size() == 1, "ExceptionGroup");
     check(!errors.subgroup<ouro::OSError>(), "subgroup");
+  }
+}
+
+// ---- Names and addresses ----
+
+ouro::Coroutine<> names_and_addresses() {
+  std::vector<ouro::AddressInfo> found = co_await ouro::getaddrinfo("localhost", 80, {.type = SOCK_STREAM});
+  ouro::Address address = ouro::Address::ip("127.0.0.1", 80);
+  check(!found.empty() && ouro::Address::parse("127.0.0.1:80") == address, "getaddrinfo, Address");
+  check(address.host() == "127.0.0.1" && address.port() == 80, "host, port");
+  check(ouro::Address::unix_path("/run/socket").str() == "/run/socket", "unix_path, str");
+  try {
+    co_await ouro::getnameinfo(ouro::Address());
+  } catch (const ouro::gaierror& error) {
+    check(error.operation() == "getnameinfo", "gaierror");
   }
 }
 
@@ -328,7 +345,8 @@ ouro::Coroutine<int> several_loops() {
 
 int main() {
   check(ouro::run(several_loops(), {.workers = 4, .pin_to_cores = true}) == 3, "several loops");
-  for (auto* part : {coroutines_and_tasks, futures, deadlines_and_groups, generators, threads, locks, queues})
+  for (auto* part :
+       {coroutines_and_tasks, futures, deadlines_and_groups, names_and_addresses, generators, threads, locks, queues})
     ouro::run(part(), {.spin = 0us});
   loop_by_hand();
   policies_and_runners();

@@ -1,10 +1,12 @@
 // All of ouro.
 #pragma once
 
+#include <ouro/io/addresses.hpp>
 #include <ouro/io/errors.hpp>
 #include <ouro/io/event_loop.hpp>
 #include <ouro/io/policies.hpp>
 #include <ouro/io/processors.hpp>
+#include <ouro/io/resolver.hpp>
 #include <ouro/io/runners.hpp>
 #include <ouro/runtime/as_completed.hpp>
 #include <ouro/runtime/awaitable.hpp>

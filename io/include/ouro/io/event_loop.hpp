@@ -3,10 +3,15 @@
 
 #include <functional>
 #include <memory>
+#include <string_view>
+#include <vector>
 
+#include <ouro/io/addresses.hpp>
+#include <ouro/io/resolver.hpp>
 #include <ouro/runtime/base_event_loop.hpp>
 #include <ouro/runtime/clock.hpp>
 #include <ouro/runtime/config.hpp>
+#include <ouro/runtime/futures.hpp>
 #include <ouro/runtime/parker.hpp>
 
 namespace ouro {
@@ -27,6 +32,15 @@ class OURO_EXPORT EventLoop : public BaseEventLoop {
   // Receives what nobody could catch; an empty function: the default handler, which writes to stderr.
   void set_exception_handler(ExceptionHandler handler);
   const ExceptionHandler& get_exception_handler() const noexcept { return handler_; }
+
+  // ---- Names ----
+
+  // As the functions of the same names (resolver.hpp), with this loop's default executor.
+  [[nodiscard]] Future<std::vector<AddressInfo>> getaddrinfo(std::string_view host, std::string_view service,
+                                                             AddressInfoOptions options = {});
+  [[nodiscard]] Future<std::vector<AddressInfo>> getaddrinfo(std::string_view host, int port,
+                                                             AddressInfoOptions options = {});
+  [[nodiscard]] Future<NameInfo> getnameinfo(const Address& address, int flags = 0);
 
  private:
   ExceptionHandler handler_;
