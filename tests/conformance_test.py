@@ -28,7 +28,7 @@ BEHAVIOURS = [
     *range(247, 254), 255, 256,
     *range(257, 266), 268, *range(270, 281), *range(282, 293),
     *range(293, 296), 297, 298, 301, 303,
-    361, 368,
+    358, 361, 366, 368,
 ]
 STATUSES = ("tested", "differs", "n/a", "later")
 LATER = ("Work stealing", "Coordination", "The network", "Child processes, pipes, signals and files")

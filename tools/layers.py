@@ -32,12 +32,12 @@ RUNTIME = [
     ("F5", ["sleep", "gather", "map", "fork_join", "gather.cpp", "gather_cancel", "gather_shared",
             "map_shared", "fork_join.cpp", "gather_public", "sleep.cpp", "threads", "shutdown", "wait_list.cpp",
             "locks", "conditions", "queues", "channel", "timeouts", "wait", "as_completed",
-            "task_group_state", "taskgroups", "group_join"]),
+            "task_group_state", "taskgroups", "group_join", "staggered"]),
 ]
 IO = [
     ("I0", ["errors", "addresses", "fd", "ring", "cgroup", "processors"]),
     ("I1", ["operation", "ring.cpp", "proactor"]),
-    ("I2", ["resolver"]),
+    ("I2", ["resolver", "detail/happy_eyeballs"]),
     ("I3", ["event_loop"]),
     ("I5", ["policies", "event_loop.cpp", "runners", "crew", "runners.cpp"]),
     ("I6", ["ouro"]),

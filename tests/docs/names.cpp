@@ -125,6 +125,9 @@ ouro::Coroutine<> deadlines_and_groups() {
   auto all = ouro::as_completed(tasks);
   ouro::Task<int> task = *co_await all.next();
   check(!expired && done.size() + pending.size() == 2 && sum == 9 && co_await ouro::shield(task) > 3, "waits");
+  std::vector attempts{[] { return f(6); }};
+  auto race = co_await ouro::staggered_race(attempts, 250ms);
+  check(race.winner_result == 6 && race.winner_index == 0U && !race.exceptions.front(), "staggered_race");
 
   ouro::TaskGroup group;
   group.create_task(f(6));

@@ -30,6 +30,7 @@
 #include <ouro/runtime/queues.hpp>
 #include <ouro/runtime/shutdown.hpp>
 #include <ouro/runtime/sleep.hpp>
+#include <ouro/runtime/staggered.hpp>
 #include <ouro/runtime/taskgroups.hpp>
 #include <ouro/runtime/tasks.hpp>
 #include <ouro/runtime/threads.hpp>
