@@ -136,6 +136,14 @@ TEST_F(StaggeredTest, OnlyTheLastOnesFailureStartsTheNext) {
                                "b cancelled 510"));
 }
 
+TEST_F(StaggeredTest, TheLastOnesFailureStartsTheNextBesideTheOthers) {
+  const auto result = run(staggered_race(
+      std::vector{attempt("a", 10s, 1), attempt("b", 10ms, std::nullopt), attempt("c", 10ms, 3)}, 250ms));
+  EXPECT_EQ(result.winner_index, 2U);
+  EXPECT_THAT(log, ElementsAre("a begins 0", "b begins 250", "b fails 260", "c begins 260", "c succeeds 270",
+                               "a cancelled 270"));
+}
+
 // B366
 TEST_F(StaggeredTest, WithoutADelayTheyAreMadeOneAfterTheOther) {
   const auto result = run(staggered_race(

@@ -80,11 +80,7 @@ class Race {
     }
   }
 
-  // Lets go of what the losers gave.
-  StaggeredResult<T> finish() {
-    tasks_.clear();
-    return std::move(result_);
-  }
+  StaggeredResult<T> finish() { return std::move(result_); }
 
  private:
   bool is_told(std::size_t i) const noexcept { return result_.winner_index == i || result_.exceptions[i]; }
@@ -99,8 +95,11 @@ class Race {
   static std::exception_ptr end_of(const Task<T>& task) {
     try {
       if (std::exception_ptr error = task.exception()) return error;
+      // What it gave is destroyed here: the record may live a moment longer, on the worker where the task ended.
+      FutureState& state = task.handle().state();
+      if (handles_of(state) == 1) static_cast<void>(take_value<T>(state));
     } catch (...) {
-      return std::current_exception();  // it was cancelled
+      return std::current_exception();  // it was cancelled, as a rule
     }
     return std::make_exception_ptr(CancelledError());
   }
@@ -166,7 +165,7 @@ using AttemptOf = typename decltype(to_coroutine(std::declval<F>()))::value_type
 // It comes back when all have ended: with the winner's result, or without any if all failed or there were none.
 //
 // What a loser gave in spite of it is destroyed, so what an attempt gives should own what it holds. An attempt lives as
-// long as its task.
+// long as its task's record: in a group of loops that may be a moment longer than the race.
 // Throws: RuntimeError without a running loop; what a task factory throws, when the attempts have ended.
 // If cancelled: so are the attempts; when they have ended CancelledError is thrown, and a result is destroyed.
 template <class F>
