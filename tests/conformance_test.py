@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 # Runners, the loop, its exception handler, policies, futures, tasks, cancellation; shield, gather and the other waits;
-# timeouts and task groups; eager tasks; locks; queues; executors; readers and sockets.
+# timeouts and task groups; eager tasks; locks; queues; executors; readers and sockets; addresses, and races of
+# connections.
 # The numbers are asyncio's behaviours as the project counts them; those that are left out were never given.
 BEHAVIOURS = [
     *range(1, 8), *range(9, 23),
@@ -29,6 +30,7 @@ BEHAVIOURS = [
     *range(247, 254), 255, 256,
     *range(257, 266), 268, *range(270, 281), *range(282, 293),
     *range(293, 296), 297, 298, 301, 303,
+    358, 361, 366, 368,
     *range(404, 417),
 ]
 # Those of the network and of processes come later.

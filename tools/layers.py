@@ -33,12 +33,13 @@ RUNTIME = [
             "map_shared", "fork_join.cpp", "gather_public", "sleep.cpp", "threads", "shutdown", "wait_list.cpp",
             "locks", "conditions", "queues", "channel", "timeouts", "wait", "as_completed", "detail/map_state",
             "detail/map_job", "map_unordered",
-            "task_group_state", "taskgroups", "group_join"]),
+            "task_group_state", "taskgroups", "group_join", "staggered"]),
 ]
 IO = [
-    ("I0", ["errors", "fd", "ring", "cgroup", "processors", "addresses"]),
+    ("I0", ["errors", "addresses", "fd", "ring", "cgroup", "processors"]),
     ("I1", ["detail/operation", "ring.cpp", "ring_requests", "proactor", "detail/io_wait", "sockets",
             "sockets.cpp"]),
+    ("I2", ["resolver", "detail/happy_eyeballs"]),
     ("I3", ["detail/watchers", "event_loop", "io_wait.cpp", "watchers.cpp"]),
     ("I5", ["policies", "event_loop.cpp", "runners", "crew", "runners.cpp"]),
     ("I6", ["ouro"]),

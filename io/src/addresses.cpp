@@ -249,7 +249,7 @@ std::string Address::host() const {
   if (!is_ipv6()) return {};
   const auto ipv6 = as<sockaddr_in6>(*this);
   std::string host = ::inet_ntop(AF_INET6, &ipv6.sin6_addr, text, sizeof text);
-  if (ipv6.sin6_scope_id != 0) host += "%" + std::to_string(ipv6.sin6_scope_id);
+  if (ipv6.sin6_scope_id != 0) host.append("%").append(std::to_string(ipv6.sin6_scope_id));
   return host;
 }
 
@@ -268,13 +268,13 @@ std::string Address::path() const {
 
 std::string Address::str() const {
   if (is_ipv4()) return host() + ":" + std::to_string(port());
-  if (is_ipv6()) return "[" + host() + "]:" + std::to_string(port());
+  if (is_ipv6()) return std::string("[").append(host()).append("]:").append(std::to_string(port()));
   if (is_unix()) {
     std::string path = this->path();
     return path.starts_with('\0') ? escaped(path) : path;
   }
   if (size_ == 0) return {};
-  return "family " + std::to_string(family()) + ": " + escaped(bytes_of(*this).substr(sizeof(sa_family_t)));
+  return "family " + std::to_string(family()) + ", " + std::to_string(size_) + " bytes";
 }
 
 // ---- Compared ----

@@ -41,4 +41,17 @@ void EventLoop::set_exception_handler(ExceptionHandler handler) {
   });
 }
 
+Future<std::vector<AddressInfo>> EventLoop::getaddrinfo(std::string_view host, std::string_view service,
+                                                        AddressInfoOptions options) {
+  return detail::look_up(*this, host, service, options);
+}
+
+Future<std::vector<AddressInfo>> EventLoop::getaddrinfo(std::string_view host, int port, AddressInfoOptions options) {
+  return detail::look_up(*this, host, port, options);
+}
+
+Future<NameInfo> EventLoop::getnameinfo(const Address& address, int flags) {
+  return detail::look_up_name(*this, address, flags);
+}
+
 }  // namespace ouro

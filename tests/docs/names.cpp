@@ -1,6 +1,8 @@
 // Every name of the table in README.md, used: check_blocks.py compares the two, and this compiles and runs.
 #include <ouro/ouro.hpp>
 
+#include <sys/socket.h>
+
 #include <array>
 #include <cstddef>
 #include <cstdio>
@@ -131,6 +133,9 @@ ouro::Coroutine<> deadlines_and_groups() {
   auto all = ouro::as_completed(tasks);
   ouro::Task<int> task = *co_await all.next();
   check(!expired && done.size() + pending.size() == 2 && sum == 9 && co_await ouro::shield(task) > 3, "waits");
+  std::vector attempts{[] { return f(6); }};
+  auto race = co_await ouro::staggered_race(attempts, 250ms);
+  check(race.winner_result == 6 && race.winner_index == 0U && !race.exceptions.front(), "staggered_race");
 
   ouro::TaskGroup group;
   group.create_task(f(6));
@@ -149,6 +154,21 @@ ouro::Coroutine<> deadlines_and_groups() {
     auto [values, rest] = errors.split<ouro::ValueError>();
     check(errors.exceptions().size() == 1 && values && !rest && errors.leaves().size() == 1, "ExceptionGroup");
     check(!errors.subgroup<ouro::OSError>(), "subgroup");
+  }
+}
+
+// ---- Names and addresses ----
+
+ouro::Coroutine<> names_and_addresses() {
+  std::vector<ouro::AddressInfo> found = co_await ouro::getaddrinfo("localhost", 80, {.type = SOCK_STREAM});
+  ouro::Address address = ouro::Address::ip("127.0.0.1", 80);
+  check(!found.empty() && ouro::Address::parse("127.0.0.1:80") == address, "getaddrinfo, Address");
+  check(address.host() == "127.0.0.1" && address.port() == 80, "host, port");
+  check(ouro::Address::unix_path("/run/socket").str() == "/run/socket", "unix_path, str");
+  try {
+    co_await ouro::getnameinfo(ouro::Address());
+  } catch (const ouro::gaierror& error) {
+    check(error.operation() == "getnameinfo", "gaierror");
   }
 }
 
@@ -366,7 +386,8 @@ ouro::Coroutine<> sockets() {
 
 int main() {
   check(ouro::run(several_loops(), {.workers = 4, .pin_to_cores = true}) == 3, "several loops");
-  for (auto* part : {coroutines_and_tasks, futures, deadlines_and_groups, generators, threads, locks, queues, sockets})
+  for (auto* part : {coroutines_and_tasks, futures, deadlines_and_groups, names_and_addresses, generators, threads, locks,
+                     queues, sockets})
     ouro::run(part(), {.spin = 0us});
   loop_by_hand();
   policies_and_runners();

@@ -245,6 +245,12 @@ std::vector<Row> waits_and_groups() {
       {"wait", [](World& w) { return drop_result(wait(std::vector{w.source})); }, Fate::pending},
       {"wait with a limit", [](World& w) { return drop_result(wait(std::vector{w.source}, {.timeout = 1h})); },
        Fate::pending},
+      {"staggered_race",
+       [](World& w) {
+         std::vector attempts{[&w] { return awaits(w); }};
+         return drop_result(staggered_race(std::move(attempts), 1h));
+       },
+       Fate::cancelled, nothing, 1},
       {"shield", [](World& w) { return drop_result(shield(w.source)); }, Fate::pending},
       {"NextCompleted", [](World& w) { return drop_result(*w.element); }, Fate::pending, make_element},
       {"AsCompleted::next", [](World& w) { return drop_result(w.all->next()); }, Fate::pending, make_all},

@@ -6,6 +6,7 @@
 #include <ouro/io/event_loop.hpp>
 #include <ouro/io/policies.hpp>
 #include <ouro/io/processors.hpp>
+#include <ouro/io/resolver.hpp>
 #include <ouro/io/runners.hpp>
 #include <ouro/io/sockets.hpp>
 #include <ouro/runtime/as_completed.hpp>
@@ -31,6 +32,7 @@
 #include <ouro/runtime/queues.hpp>
 #include <ouro/runtime/shutdown.hpp>
 #include <ouro/runtime/sleep.hpp>
+#include <ouro/runtime/staggered.hpp>
 #include <ouro/runtime/taskgroups.hpp>
 #include <ouro/runtime/tasks.hpp>
 #include <ouro/runtime/threads.hpp>

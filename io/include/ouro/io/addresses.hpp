@@ -66,7 +66,7 @@ class OURO_EXPORT Address {
   std::string path() const;
 
   // "127.0.0.1:80", "[fe80::1%2]:80", a unix path, "\x00name" of an abstract one; of the unnamed address, and of none,
-  // "". Of another family "family 16: " and its bytes.
+  // "". Of another family "family 16, 12 bytes".
   std::string str() const;
 
   // By family, then address, then port, scope and flow; unix names byte by byte.

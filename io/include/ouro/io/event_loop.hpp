@@ -9,13 +9,16 @@
 #include <string_view>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include <ouro/io/addresses.hpp>
 #include <ouro/io/detail/watchers.hpp>
+#include <ouro/io/resolver.hpp>
 #include <ouro/io/sockets.hpp>
 #include <ouro/runtime/base_event_loop.hpp>
 #include <ouro/runtime/clock.hpp>
 #include <ouro/runtime/config.hpp>
+#include <ouro/runtime/futures.hpp>
 #include <ouro/runtime/parker.hpp>
 
 namespace ouro {
@@ -121,6 +124,15 @@ class OURO_EXPORT EventLoop : public BaseEventLoop {
                                                                                       const Address& address) {
     return detail::SockSendTo(*this, socket, std::as_bytes(std::span(data)), address);
   }
+
+  // ---- Names ----
+
+  // As the functions of the same names (resolver.hpp), with this loop's default executor.
+  [[nodiscard]] Future<std::vector<AddressInfo>> getaddrinfo(std::string_view host, std::string_view service,
+                                                             AddressInfoOptions options = {});
+  [[nodiscard]] Future<std::vector<AddressInfo>> getaddrinfo(std::string_view host, int port,
+                                                             AddressInfoOptions options = {});
+  [[nodiscard]] Future<NameInfo> getnameinfo(const Address& address, int flags = 0);
 
  private:
   friend detail::Proactor* detail::proactor_of(const EventLoop& loop) noexcept;
