@@ -34,7 +34,7 @@ OSError::OSError(const std::error_code& code, std::string_view operation, std::s
           Texts{std::string(operation), std::string(object), std::move(hint), std::move(text)})) {}
 
 const char* OSError::what() const noexcept {
-  return texts_->text.empty() ? std::system_error::what() : texts_->text.c_str();
+  return !texts_ || texts_->text.empty() ? std::system_error::what() : texts_->text.c_str();  // none: moved from
 }
 
 const std::string& OSError::operation() const noexcept { return texts_->operation; }

@@ -56,6 +56,13 @@ TEST(OSError, MayHaveATextOfItsOwn) {
   }
 }
 
+TEST(OSError, StillHasATextWhenItHasBeenMovedFrom) {
+  OSError error(ENOENT, "open", "/nowhere");
+  const OSError other = std::move(error);
+  EXPECT_NE(error.what(), nullptr);  // NOLINT: that is what is asked
+  EXPECT_STREQ(other.what(), "open /nowhere: No such file or directory");
+}
+
 TEST(OSError, IsChosenByErrno) {
   expect_class<BlockingIOError>(EAGAIN);
   expect_class<BlockingIOError>(EWOULDBLOCK);

@@ -27,6 +27,7 @@ namespace {
 
 using namespace std::chrono_literals;
 using test::describe;
+using test::end_of;
 using testing::ElementsAre;
 using testing::IsEmpty;
 
@@ -69,15 +70,6 @@ Log ends(const StaggeredResult<T>& result) {
   Log texts;
   for (const std::exception_ptr& error : result.exceptions) texts.push_back(describe(error));
   return texts;
-}
-template <class A>
-Coroutine<std::string> end_of(A awaitable) {
-  try {
-    co_await std::move(awaitable);
-  } catch (...) {
-    co_return describe(std::current_exception());
-  }
-  co_return "";
 }
 
 // ---- The order of the attempts ----

@@ -52,6 +52,17 @@ inline std::string describe(const std::exception_ptr& exception) {
   }
 }
 
+// What awaiting it throws, as describe() says it; "" if it gives a result.
+template <class A>
+Coroutine<std::string> end_of(A awaitable) {
+  try {
+    co_await std::move(awaitable);
+  } catch (...) {
+    co_return describe(std::current_exception());
+  }
+  co_return "";
+}
+
 // What `f` throws, as describe() says it; "nothing" if it returns.
 template <class F>
 std::string thrown_by(F&& f) {

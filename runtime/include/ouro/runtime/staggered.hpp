@@ -43,10 +43,13 @@ namespace detail {
 template <class T>
 class Race {
  public:
+  explicit Race(std::size_t attempts) {
+    tasks_.reserve(attempts);  // so that no task is made that cannot be kept
+    result_.exceptions.reserve(attempts);
+  }
+
   template <class F>
   void start(F&& attempt) {
-    tasks_.reserve(tasks_.size() + 1);
-    result_.exceptions.reserve(tasks_.size() + 1);
     tasks_.push_back(create_task(std::forward<F>(attempt)));
     result_.exceptions.emplace_back();
   }
@@ -133,7 +136,7 @@ Coroutine<> run_race(Race<T>& race, std::vector<F>& attempts, OptionalDelay dela
 
 template <class T, class F>
 Coroutine<StaggeredResult<T>> staggered(std::vector<F> attempts, OptionalDelay delay) {
-  Race<T> race;
+  Race<T> race(attempts.size());
   std::exception_ptr broken_off;
   try {
     co_await run_race(race, attempts, delay);
