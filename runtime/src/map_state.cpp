@@ -44,7 +44,9 @@ MapState::MapState(MapBound bound, Counts counts, bool outcomes) noexcept
       home_(running_state()),
       shared_(home_ && home_->worker),
       outcomes_(outcomes),
-      counts_(counts) {
+      counts_(counts) {}
+
+void MapState::join_limit() noexcept {
   LimitState* const limit = bound_.changing.get();
   if (!limit) return;
   const SpinLock::Hold hold(limit->lock_);
@@ -53,8 +55,6 @@ MapState::MapState(MapBound bound, Counts counts, bool outcomes) noexcept
   if (limit_after_) limit_after_->limit_before_ = this;
   limit->first_ = this;
 }
-
-MapState::~MapState() { leave_limit(); }
 
 void MapState::leave_limit() noexcept {
   LimitState* const limit = bound_.changing.get();

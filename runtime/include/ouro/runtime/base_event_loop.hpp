@@ -238,7 +238,8 @@ class OURO_EXPORT BaseEventLoop {
   // ---- Executors ----
 
   // Runs `f(args...)` on a thread of `executor` (nullptr: the default one) and gives its result as a future.
-  // If cancelled: so is the future: a job that has not started never will; one that runs is not interrupted.
+  // If cancelled: so is the future: a job that has not started when the loop hears of that never will; one that runs
+  // is not interrupted.
   // Throws: RuntimeError if the loop is closed, or the executor shut down or full.
   template <class F, class... Args>
     requires std::invocable<std::decay_t<F>, std::decay_t<Args>...>

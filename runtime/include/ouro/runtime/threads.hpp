@@ -24,7 +24,8 @@
 namespace ouro {
 
 // Runs `f(args...)` on a thread of the running loop's default executor, at once; the future is its result.
-// If cancelled: so is the future: a call that has not begun never will; one that runs is not interrupted.
+// If cancelled: so is the future: a call that has not begun when the loop hears of that never will; one that runs is
+// not interrupted.
 // Throws: RuntimeError without a running loop, and when the executor is shut down or full.
 template <class F, class... Args>
   requires std::invocable<std::decay_t<F>, std::decay_t<Args>...>

@@ -81,7 +81,6 @@ class OURO_EXPORT MapState : public std::enable_shared_from_this<MapState> {
   enum class Counts : std::uint8_t { unfinished, untaken };
 
   MapState(MapBound bound, Counts counts, bool outcomes) noexcept;
-  ~MapState();
   MapState(const MapState&) = delete;
 
   // ---- For the feeder ----
@@ -94,6 +93,9 @@ class OURO_EXPORT MapState : public std::enable_shared_from_this<MapState> {
   void source_failed(std::exception_ptr error) noexcept;
 
   // ---- For the taker ----
+  // Hears of changes of the limit from now on. Before the feeder is made; after the constructor, for others get a
+  // handle to it here.
+  void join_limit() noexcept;
   void begin(FutureHandle feeder) noexcept;
   enum class Taken : std::uint8_t { child, failed, over, wait };
   // `child` or, where errors are no results, the error of the first that failed; to `wait` is to wait for `came`.
@@ -170,7 +172,7 @@ class OURO_EXPORT MapState : public std::enable_shared_from_this<MapState> {
 // In the taker's frame.
 class MapGuard {
  public:
-  explicit MapGuard(MapState& state) noexcept : state_(state) {}
+  explicit MapGuard(MapState& state) noexcept : state_(state) { state.join_limit(); }
   ~MapGuard() { state_.abandon(); }
   MapGuard(const MapGuard&) = delete;
 
