@@ -26,6 +26,7 @@ bool Lock::try_acquire_shared() noexcept {
     state_ = State::locked;
     holder_.task = here ? here->current : nullptr;
     holder_.newest = here ? here->last_number : 0;
+    holder_.newest_named = here ? here->last_named : 0;
   }
   return free;
 }

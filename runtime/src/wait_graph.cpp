@@ -60,11 +60,11 @@ std::string text_of(const std::source_location& site) {
 
 void Needs::future(const FutureState* of) {
   if (!of || of->done()) return;
-  all_.push_back({of->has(flag_task) ? Kind::task : Kind::future, 0, 0, of, of->created});
+  all_.push_back({of->has(flag_task) ? Kind::task : Kind::future, 0, 0, 0, of, of->created});
 }
 
 void Needs::holder(const Holder& holder, bool shared) {
-  all_.push_back({shared ? Kind::shared_holder : Kind::holder, holder.newest, 0, holder.task, {}});
+  all_.push_back({shared ? Kind::shared_holder : Kind::holder, holder.newest, holder.newest_named, 0, holder.task, {}});
 }
 
 bool WaitGraph::add(FutureState& task) {
@@ -86,6 +86,7 @@ bool WaitGraph::add(FutureState& task) {
   node.any = needs_.any_;
   node.destroyed = needs_.destroyed_;
   const Rare* const more = rare_if(task);
+  node.named_as = task.rare && more ? more->named_as : 0;
   node.number = static_cast<std::uint32_t>(task.rare & 1 ? task.rare >> 1 : task.rare ? more->number : 0);
   node.gather = task.has(flag_gathered) ? task.gather->parent_task() : nullptr;
   nodes_.push_back(node);
@@ -108,10 +109,13 @@ std::uint32_t WaitGraph::find(const FutureState* task) const noexcept {
   return at != places_.end() && at->first == task ? at->second : none;
 }
 
-// Made before the task with this number, as far as its own number tells: children of a gather have none, and each loop
-// of a group has numbers of its own.
-bool WaitGraph::is_older(const Node& node, std::uint32_t newest) noexcept {
-  return node.gather || node.number <= newest || (node.number - newest) % home_of(*node.task).number_step != 0;
+// Made before the lock was acquired, as far as its number tells: children of a gather have none, and each loop of a
+// group has numbers of its own.
+bool WaitGraph::is_older(const Node& node, const Needs::Need& lock) noexcept {
+  if (node.gather) return true;
+  const std::uint32_t own = node.named_as ? node.named_as : node.number;
+  const std::uint32_t newest = node.named_as ? lock.newest_named : lock.newest;
+  return own <= newest || (own - newest) % home_of(*node.task).number_step != 0;
 }
 
 // The tasks behind the addresses, and the children behind their parents.
@@ -122,7 +126,7 @@ void WaitGraph::resolve() {
             [](const auto& a, const auto& b) { return std::less<>()(a.first, b.first); });
   for (Needs::Need& need : needs_.all_) {
     need.target = need.record ? find(need.record) : none;
-    if (need.is_lock() && need.target != none && !is_older(nodes_[need.target], need.newest)) need.target = none;
+    if (need.is_lock() && need.target != none && !is_older(nodes_[need.target], need)) need.target = none;
   }
   for (std::uint32_t i = 0; i < nodes_.size(); ++i) {
     Node& node = nodes_[i];

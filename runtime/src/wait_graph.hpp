@@ -56,6 +56,7 @@ class Needs {
   struct Need {
     Kind kind;
     std::uint32_t newest;          // of a holder
+    std::uint32_t newest_named;    // likewise
     std::uint32_t target;          // the node, once it is known
     const FutureState* record;     // only its address is used
     std::source_location created;  // of a plain future
@@ -93,7 +94,8 @@ class WaitGraph {
   struct Node {
     FutureState* task;
     const FutureState* gather;  // whose gather it is a child of; or nullptr
-    std::uint32_t number;       // of its default name; 0: it has none yet
+    std::uint32_t number;       // of its default name; 0: it has none
+    std::uint32_t named_as;     // likewise, of one that was made with a name
     const char* what;
     std::source_location site;
     std::uint32_t first;  // of its needs
@@ -108,7 +110,7 @@ class WaitGraph {
   };
 
   std::uint32_t find(const FutureState* task) const noexcept;
-  static bool is_older(const Node& node, std::uint32_t newest) noexcept;
+  static bool is_older(const Node& node, const Needs::Need& lock) noexcept;
   void resolve();
   std::uint32_t next_stuck(const Node& node, const Needs::Need** by) const noexcept;
   std::string name(std::uint32_t at) const;

@@ -55,6 +55,13 @@ class GroupDeadlock : public GroupsOfAnySize {
     return "no deadlock";
   }
 };
+// Who is cancelled first lets go of its lock, and on several loops the other may have it before it is cancelled too.
+void expect_ended(const Ledger& ledger, int begun) {
+  EXPECT_EQ(ledger.begun(), begun);
+  EXPECT_EQ(ledger.open(), 0);
+  EXPECT_GE(ledger.broken_off(), 1);
+}
+
 INSTANTIATE_TEST_SUITE_P(Workers, GroupDeadlock, testing::Values(1, 2, 4));
 
 // Holds one lock when it comes to the meeting, and then wants the other.
@@ -72,10 +79,11 @@ Coroutine<> lock_after_meeting(Lock& first, Lock& second, std::atomic<int>& met,
 TEST_P(GroupDeadlock, EndsTheRunWithTheRingAndCancelsItsTasks) {
   Ledger ledger;
   std::source_location at_a, at_b, at_main;
+  // They outlive the tasks, of which main may be the first to end.
+  Lock left;
+  Lock right;
+  std::atomic<int> met{0};
   const auto main = [&]() -> Coroutine<> {
-    Lock left;
-    Lock right;
-    std::atomic<int> met{0};
     Task<> a = spawn(lock_after_meeting(left, right, met, 2, ledger, at_a));
     Task<> b = spawn(lock_after_meeting(right, left, met, 2, ledger, at_b));
     a.set_name("a");
@@ -87,19 +95,20 @@ TEST_P(GroupDeadlock, EndsTheRunWithTheRingAndCancelsItsTasks) {
   EXPECT_EQ(text, "Deadlock: 2 tasks wait for each other\n  a waits at " + text_of(at_a) +
                       " for Lock, which b holds\n  b waits at " + text_of(at_b) +
                       " for Lock, which a holds\nand for these\n  main waits at " + text_of(at_main) + " for a");
-  EXPECT_EQ(ledger.broken_off(), 2);
+  expect_ended(ledger, 2);
 }
 
 TEST_P(GroupDeadlock, SeesThroughGathersInGathers) {
   Ledger ledger;
   std::source_location at_a, at_b, at_main;
+  // They outlive the tasks, of which main may be the first to end.
+  Lock left;
+  Lock right;
+  std::atomic<int> met{0};
+  const auto inner = [&](Lock& first, Lock& second, std::source_location& place) -> Coroutine<> {
+    co_await gather(sleep(0s), lock_after_meeting(first, second, met, 2, ledger, place));
+  };
   const auto main = [&]() -> Coroutine<> {
-    Lock left;
-    Lock right;
-    std::atomic<int> met{0};
-    const auto inner = [&](Lock& first, Lock& second, std::source_location& place) -> Coroutine<> {
-      co_await gather(sleep(0s), lock_after_meeting(first, second, met, 2, ledger, place));
-    };
     current_task().set_name("main");
     co_await at(at_main, gather(inner(left, right, at_a), inner(right, left, at_b)));
   };
@@ -108,20 +117,21 @@ TEST_P(GroupDeadlock, SeesThroughGathersInGathers) {
   EXPECT_THAT(text, HasSubstr(" waits at " + text_of(at_a) + " for Lock, which "));
   EXPECT_THAT(text, HasSubstr(" waits at " + text_of(at_b) + " for Lock, which "));
   EXPECT_THAT(text, HasSubstr("\n  main waits at " + text_of(at_main) + " for "));
-  EXPECT_EQ(ledger.broken_off(), 2);
+  expect_ended(ledger, 2);
 }
 
 // Some float, some are pinned to one of the loops, with children of their own.
 TEST_P(GroupDeadlock, ARingOfPinnedAndFloatingTasks) {
   Ledger ledger;
   std::source_location at_a, at_b, at_main;
+  // They outlive the tasks, of which main may be the first to end.
+  Lock left;
+  Lock right;
+  std::atomic<int> met{0};
+  const auto pinned = [&]() -> Coroutine<> {
+    co_await gather(sleep(0s), lock_after_meeting(left, right, met, 2, ledger, at_a));
+  };
   const auto main = [&]() -> Coroutine<> {
-    Lock left;
-    Lock right;
-    std::atomic<int> met{0};
-    const auto pinned = [&]() -> Coroutine<> {
-      co_await gather(sleep(0s), lock_after_meeting(left, right, met, 2, ledger, at_a));
-    };
     Task<> a = workers().back()->create_task(pinned());
     Task<> b = spawn(lock_after_meeting(right, left, met, 2, ledger, at_b));
     current_task().set_name("main");
@@ -131,7 +141,7 @@ TEST_P(GroupDeadlock, ARingOfPinnedAndFloatingTasks) {
   EXPECT_THAT(text, HasSubstr("Deadlock: 2 tasks wait for each other"));
   EXPECT_THAT(text, HasSubstr(" waits at " + text_of(at_a) + " for Lock, which "));
   EXPECT_THAT(text, HasSubstr(" waits at " + text_of(at_b) + " for Lock, which "));
-  EXPECT_EQ(ledger.broken_off(), 2);
+  expect_ended(ledger, 2);
 }
 
 TEST_P(GroupDeadlock, ATaskGroupWhoseMembersAwaitEachOther) {
@@ -216,23 +226,13 @@ TEST_P(GroupDeadlock, LooksWhileThreadsWakeTasks) {
 
 TEST_P(GroupDeadlock, NoReportWhileAnExecutorWorks) {
   const auto main = []() -> Coroutine<int> {
-    const auto parks = [loops = workers()] {
-      std::uint64_t all = 0;
-      for (const EventLoop* loop : loops) all += loop->counters().parks;
-      return all;
-    };
-    const std::uint64_t before = parks();
-    auto job = [parks, before] {
-      while (parks() < before + 2 * GetParam()) std::this_thread::yield();
+    auto until_all_have_slept = [loops = workers()] {
+      for (const EventLoop* loop : loops) {
+        while (loop->counters().parks == 0) std::this_thread::yield();
+      }
       return 5;
     };
-    // One loop alone sleeps once.
-    auto short_job = [parks, before] {
-      while (parks() == before) std::this_thread::yield();
-      return 5;
-    };
-    if (GetParam() == 1) co_return co_await to_thread(std::move(short_job));
-    co_return co_await to_thread(std::move(job));
+    co_return co_await to_thread(std::move(until_all_have_slept));
   };
   EXPECT_EQ(run(main()), 5);
 }
@@ -246,9 +246,9 @@ TEST_P(GroupDeadlock, NoReportWhileAThreadWaitsForATask) {
       co_await event.wait();
       co_return 3;
     };
+    const std::uint64_t before = loop.counters().parks;
     auto future = run_coroutine_threadsafe(remote, loop);
     while (loop.state().remote_tasks.load() == 0) co_await sleep(0s);
-    const std::uint64_t before = loop.counters().parks;
     thread.emplace([&loop, &event, before] {
       while (loop.counters().parks == before) std::this_thread::yield();
       loop.call_soon_threadsafe([&event] { event.set(); });

@@ -254,7 +254,7 @@ TEST_P(DeadlockTest, AReaderThatHasReleasedIsNotWaitedFor) {
   a = loop.create_task(reader(), {.name = "a"});
   c = loop.create_task(keeper(), {.name = "c"});
   b = loop.create_task(writer(), {.name = "b"});
-  help([future]() mutable { future.set_result(); });
+  help([&future] { future.set_result(); });
   EXPECT_THAT(deadlock_of(a), StrEq("no deadlock"));
   EXPECT_THAT(only_report(), HasSubstr("\n  b waits at " + text_of(at_b) + " for RWLock, which c holds"));
 }
@@ -334,7 +334,7 @@ TEST_P(DeadlockTest, WhoWaitsForTheFirstIsStuckOnlyIfAllAre) {
   EXPECT_THAT(text, HasSubstr("\nand for these\n  main waits at " + text_of(at_main) + " for a (wait)"));
   EXPECT_THAT(take_reports(), IsEmpty());
 
-  help([future]() mutable { future.set_result(); });
+  help([&future] { future.set_result(); });
   EXPECT_THAT(deadlock_of(first_of(true)), StrEq("no deadlock"));
   const std::vector<ExceptionContext> told = take_reports();
   ASSERT_THAT(told, SizeIs(2));
@@ -389,7 +389,7 @@ TEST_P(DeadlockTest, ARingThatTheRunDoesNotNeedIsReported) {
     co_await at(at_main, future);
     co_return 7;
   };
-  help([future]() mutable { future.set_result(); });
+  help([&future] { future.set_result(); });
   EXPECT_EQ(run(main()), 7);
   const std::vector<ExceptionContext> told = take_reports();
   ASSERT_THAT(told, SizeIs(2));

@@ -56,6 +56,7 @@ struct LoopState {
   AsyncGeneratorState* closing_asyncgens = nullptr;  // of these the ones that a task closes
   bool asyncgens_shut_down = false;                  // one that starts from now on is reported
   std::uint32_t last_number = 0;                     // of default task names
+  std::uint32_t last_named = 0;                      // of tasks that had other names from the start
   std::uint32_t number_step = 1;                     // in a group each loop has numbers of its own
   std::uint64_t last_callback = 0;                   // of done-callbacks' tokens
   std::uint64_t live = 0;                            // records that name this loop as their home

@@ -81,7 +81,8 @@ struct Waiter {
 struct Rare {
   std::string name;
   std::string cancel_message;
-  std::uint32_t number = 0;  // of the default name
+  std::uint32_t number = 0;    // of the default name
+  std::uint32_t named_as = 0;  // of one that had a name from the start: see LoopState::last_named
   bool named = false;
 };
 

@@ -80,7 +80,9 @@ class WaitList {
 // task may have ended, and another one lie where it lay.
 struct Holder {
   const FutureState* task = nullptr;
-  std::uint32_t newest = 0;  // the number of the task that was made last before, on the same loop
+  // The numbers of the tasks that were made last before, on the same loop.
+  std::uint32_t newest = 0;
+  std::uint32_t newest_named = 0;
 };
 
 // How one waits for an object. Each is called under the object's lock.
@@ -138,6 +140,7 @@ class SyncState {
     }
     holder.task = here->current;
     holder.newest = here->last_number;
+    holder.newest_named = here->last_named;
   }
 
   LoopState* const home_;  // the loop of an object that is not shared
