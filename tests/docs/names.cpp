@@ -386,8 +386,8 @@ ouro::Coroutine<> sockets() {
 
 int main() {
   check(ouro::run(several_loops(), {.workers = 4, .pin_to_cores = true}) == 3, "several loops");
-  for (auto* part : {coroutines_and_tasks, futures, deadlines_and_groups, names_and_addresses, generators, threads, locks,
-                     queues, sockets})
+  for (auto* part : {coroutines_and_tasks, futures, deadlines_and_groups, names_and_addresses, generators, threads,
+                     locks, queues, sockets})
     ouro::run(part(), {.spin = 0us});
   loop_by_hand();
   policies_and_runners();
