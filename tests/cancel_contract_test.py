@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 HEADERS = ("runtime/include/ouro/runtime", "io/include/ouro/io")
-TABLES = ("tests/io/cancel_contract_test.cpp", "tests/runtime/sync_cancel_test.cpp")
+TABLES = ("tests/io/cancel_contract_test.cpp", "tests/runtime/sync_cancel_test.cpp",
+          "tests/io/network_cancel_test.cpp")
 LINE = re.compile(r"\bIf cancelled:")
 ROW = re.compile(r'^ *(?:\w+_row\(|Row row\{|\{)"([A-Za-z_]\w*(?:::\w+)?)[^"]*",', re.M)
 AT_LEAST = 45

@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 # Runners, the loop, its exception handler, policies, futures, tasks, cancellation; shield, gather and the other waits;
-# timeouts and task groups; eager tasks; locks; queues; executors; readers and sockets; addresses, and races of
-# connections.
+# timeouts and task groups; eager tasks; locks; queues; executors; readers and sockets; addresses, races of
+# connections, connections, servers and stream transports.
 # The numbers are asyncio's behaviours as the project counts them; those that are left out were never given.
 BEHAVIOURS = [
     *range(1, 8), *range(9, 23),
@@ -30,11 +30,13 @@ BEHAVIOURS = [
     *range(247, 254), 255, 256,
     *range(257, 266), 268, *range(270, 281), *range(282, 293),
     *range(293, 296), 297, 298, 301, 303,
-    358, 361, 366, 368,
+    335, 336, *range(338, 341), *range(342, 354), 355,
+    *range(356, 365), 366, 368,
+    *range(370, 374), *range(375, 394),
     *range(404, 417),
 ]
-# Those of the network and of processes come later.
-TRAPS = range(1, 24)
+# Those of streams, datagrams and processes come later.
+TRAPS = [*range(1, 24), 28, 29, 30]
 STATUSES = ("tested", "differs", "n/a", "later")
 LATER = ("Work stealing", "Coordination", "The network", "Child processes, pipes, signals and files")
 AT_LEAST_TESTED = 200

@@ -2,8 +2,11 @@
 
 #include <utility>
 
+#include <ouro/runtime/exceptions.hpp>
+
 #include <ouro/io/policies.hpp>
 
+#include "network.hpp"
 #include "proactor.hpp"
 
 namespace ouro {
@@ -17,11 +20,20 @@ EventLoop::EventLoop(std::unique_ptr<Parker> parker, const Clock& clock) : BaseE
 
 EventLoop::~EventLoop() {
   if (!is_running()) close();
+  network_.reset();
   watchers_.reset();
   detail::forget_event_loop(*this);
 }
 
 detail::Proactor* detail::proactor_of(const EventLoop& loop) noexcept { return loop.proactor_; }
+
+detail::Network& detail::network_of(EventLoop& loop) {
+  if (!loop.network_) {
+    if (!loop.proactor_) throw RuntimeError("connections of a loop without a ring", "use an EventLoop of its own");
+    loop.network_ = std::make_unique<Network>(loop, *loop.proactor_);
+  }
+  return *loop.network_;
+}
 
 detail::Watchers& EventLoop::watchers() {
   if (!watchers_) watchers_ = std::make_unique<detail::Watchers>(*this);

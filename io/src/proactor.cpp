@@ -149,6 +149,7 @@ void Proactor::leave_ring(Ring::Closer closer) noexcept {
   ring_->close(closer);
   ring_.reset();
   wake_armed_ = false;
+  receives_many_.reset();
 }
 
 // In a forked child: everything that the parent shares with us is replaced.
@@ -343,6 +344,31 @@ void Proactor::send_message(Operation& operation, int fd, const msghdr* message,
   start(operation);
   ring_->send_message(user_data_of(operation), fd, message, flags);
   started(operation);
+}
+
+void Proactor::accept_multishot(Operation& operation, int fd, int flags) {
+  start(operation);
+  if (OURO_LIKELY(ring_->features().multishot_accept)) {
+    ring_->accept_multishot(user_data_of(operation), fd, flags);
+  } else {
+    ring_->accept(user_data_of(operation), fd, nullptr, nullptr, flags);
+  }
+  started(operation);
+}
+
+void Proactor::receive_multishot(Operation& operation, int fd) {
+  start(operation);
+  ring_->receive_multishot(user_data_of(operation), fd, ReceiveBuffers::group);
+  started(operation);
+}
+
+bool Proactor::receives_many() {
+  if (OURO_UNLIKELY(!attached())) attach();
+  if (OURO_UNLIKELY(!receives_many_)) {
+    if (ring_->features().multishot_receive && !buffers_) buffers_ = std::make_unique<ReceiveBuffers>();
+    receives_many_ = ring_->features().multishot_receive && buffers_->attach(*ring_);
+  }
+  return *receives_many_;
 }
 
 void Proactor::finish(Operation& operation) noexcept {

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -17,6 +18,7 @@
 
 #include "fd.hpp"
 #include "ring.hpp"
+#include "ring_buffers.hpp"
 
 namespace ouro::detail {
 
@@ -60,6 +62,16 @@ class Proactor final : public Parker {
   void send(Operation& operation, int fd, std::span<const std::byte> data, int flags);
   void receive_message(Operation& operation, int fd, msghdr* message, int flags);
   void send_message(Operation& operation, int fd, const msghdr* message, int flags);
+
+  // Each connection that comes is a completion, until the last one. Without the kernel's multishot requests that is the
+  // first one.
+  void accept_multishot(Operation& operation, int fd, int flags);
+  // Each piece that comes is a completion, until the last one; a piece lies in one of buffers(). Its flags name it.
+  // Requires: receives_many().
+  void receive_multishot(Operation& operation, int fd);
+  // True if the kernel has receive_multishot(), and buffers for it. The loop's thread; makes the ring, and the buffers.
+  bool receives_many();
+  ReceiveBuffers& buffers() noexcept { return *buffers_; }
 
   // Asks the kernel to end `operation` early. It ends with its last CQE as ever, which may bring a success that was
   // faster. Asking again, or asking for one that is not in flight, does nothing.
@@ -106,6 +118,8 @@ class Proactor final : public Parker {
   unsigned fork_count_ = 0;  // how many forks lay between the first process and the one of ring_
   unsigned entries_;
   unsigned quiet_polls_ = 0;
+  std::unique_ptr<ReceiveBuffers> buffers_;  // pieces in them outlive the ring
+  std::optional<bool> receives_many_;        // of ring_, once somebody asked
   Counter enters_;
   bool wake_armed_ = false;  // a poll request for wake_fd_ is in the ring
   int wake_error_ = 0;       // errno of that request, until a turn reports it

@@ -58,6 +58,7 @@
 namespace ouro::detail {
 
 static_assert(completion_more == IORING_CQE_F_MORE);
+static_assert(completion_buffer == IORING_CQE_F_BUFFER && completion_buffer_shift == IORING_CQE_BUFFER_SHIFT);
 static_assert(sizeof(RingCompletion) == sizeof(io_uring_cqe));
 
 struct Ring::Queues {
@@ -77,7 +78,7 @@ struct Feature {
   unsigned setup_flag;  // 0: not a flag of io_uring_setup
 };
 
-constexpr std::array<Feature, 9> known_features{{
+constexpr std::array<Feature, 11> known_features{{
     {"submit_all", &RingFeatures::submit_all, IORING_SETUP_SUBMIT_ALL},
     {"coop_taskrun", &RingFeatures::coop_taskrun, IORING_SETUP_COOP_TASKRUN},
     {"taskrun_flag", &RingFeatures::taskrun_flag, IORING_SETUP_TASKRUN_FLAG},
@@ -87,6 +88,8 @@ constexpr std::array<Feature, 9> known_features{{
     {"ext_arg", &RingFeatures::ext_arg, 0},
     {"multishot_poll", &RingFeatures::multishot_poll, 0},
     {"skip_success", &RingFeatures::skip_success, 0},
+    {"multishot_accept", &RingFeatures::multishot_accept, 0},
+    {"multishot_receive", &RingFeatures::multishot_receive, 0},
 }};
 
 // May be disabled like the others, for scripts that force every fallback. No ring uses it: see proactor.cpp.
@@ -270,6 +273,17 @@ void Ring::set_up(unsigned entries) {
   features_.ext_arg = allowed.ext_arg && (params.features & IORING_FEAT_EXT_ARG) != 0;
   features_.multishot_poll = allowed.multishot_poll && (params.features & IORING_FEAT_RSRC_TAGS) != 0;  // also 5.13
   features_.skip_success = allowed.skip_success && (params.features & IORING_FEAT_CQE_SKIP) != 0;
+  if (allowed.multishot_accept || allowed.multishot_receive) probe();
+}
+
+// No flag tells of multishot requests, but operations that came with the same kernels do: socket with 5.19's accept,
+// send_zc with 6.0's receive.
+void Ring::probe() noexcept {
+  io_uring_probe* known = ::io_uring_get_probe_ring(&queues_->ring);
+  const auto knows = [known](int operation) { return known && ::io_uring_opcode_supported(known, operation) != 0; };
+  features_.multishot_accept = features_.multishot_accept && knows(IORING_OP_SOCKET);
+  features_.multishot_receive = features_.multishot_receive && knows(IORING_OP_SEND_ZC);
+  if (known) ::io_uring_free_probe(known);
 }
 
 // The registration belongs to the calling thread and not to the ring; liburing would make and undo it on whatever
@@ -280,6 +294,14 @@ void Ring::register_descriptor() noexcept {
   slot.data = static_cast<__u64>(fd_);
   features_.registered_ring = ::io_uring_register(static_cast<unsigned>(fd_), IORING_REGISTER_RING_FDS, &slot, 1) == 1;
   if (features_.registered_ring) enter_fd_ = static_cast<int>(slot.offset);
+}
+
+bool Ring::register_buffers(void* memory, unsigned entries, unsigned short group) noexcept {
+  io_uring_buf_reg request{};
+  request.ring_addr = reinterpret_cast<std::uintptr_t>(memory);
+  request.ring_entries = entries;
+  request.bgid = group;
+  return ::io_uring_register_buf_ring(&queues_->ring, &request, 0) == 0;
 }
 
 void Ring::close(Closer closer) noexcept {

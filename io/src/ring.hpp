@@ -22,19 +22,24 @@ namespace ouro::detail {
 struct RingFeatures {
   unsigned sq_entries = 0;
   unsigned cq_entries = 0;
-  bool submit_all = false;       // 5.18: a bad SQE does not end the batch
-  bool coop_taskrun = false;     // 5.19: no interrupt for task work
-  bool taskrun_flag = false;     // 5.19: a flag in shared memory tells that there is task work
-  bool single_issuer = false;    // 6.0: the kernel may rely on one submitting thread
-  bool defer_taskrun = false;    // 6.1: task work runs only when the owner waits or asks for events
-  bool registered_ring = false;  // 5.18: the descriptor is looked up once, not at every enter
-  bool ext_arg = false;          // 5.11: a wait takes its timeout as an argument
-  bool multishot_poll = false;   // 5.13: one poll request reports many times
-  bool skip_success = false;     // 5.17: a cancel that succeeded needs no CQE
+  bool submit_all = false;         // 5.18: a bad SQE does not end the batch
+  bool coop_taskrun = false;       // 5.19: no interrupt for task work
+  bool taskrun_flag = false;       // 5.19: a flag in shared memory tells that there is task work
+  bool single_issuer = false;      // 6.0: the kernel may rely on one submitting thread
+  bool defer_taskrun = false;      // 6.1: task work runs only when the owner waits or asks for events
+  bool registered_ring = false;    // 5.18: the descriptor is looked up once, not at every enter
+  bool ext_arg = false;            // 5.11: a wait takes its timeout as an argument
+  bool multishot_poll = false;     // 5.13: one poll request reports many times
+  bool skip_success = false;       // 5.17: a cancel that succeeded needs no CQE
+  bool multishot_accept = false;   // 5.19: one request accepts many connections
+  bool multishot_receive = false;  // 6.0: one request receives many times, into buffers of a ring (5.19)
 };
 
 // In the flags of a CQE: another one of the same request will follow (IORING_CQE_F_MORE).
 inline constexpr unsigned completion_more = 1U << 1;
+// The kernel chose a buffer (IORING_CQE_F_BUFFER), whose number stands in the upper half.
+inline constexpr unsigned completion_buffer = 1U << 0;
+inline constexpr unsigned completion_buffer_shift = 16;
 
 // One CQE.
 struct RingCompletion {
@@ -93,6 +98,14 @@ class Ring {
   void receive_message(std::uint64_t user_data, int fd, msghdr* message, int flags);
   void send_message(std::uint64_t user_data, int fd, const msghdr* message, int flags);
 
+  // Each of its CQEs is a connection, or a piece in a buffer of the group. Requires: the feature of the name.
+  void accept_multishot(std::uint64_t user_data, int fd, int flags);
+  void receive_multishot(std::uint64_t user_data, int fd, unsigned short group);
+
+  // Lets the kernel take buffers for receive_multishot from a ring of io_uring_buf in memory that is aligned to a page.
+  // False if it refuses. Lifetime: the memory, until the ring is closed.
+  [[nodiscard]] bool register_buffers(void* memory, unsigned entries, unsigned short group) noexcept;
+
   // Requests of the Proactor itself. False if there is no room; the caller asks again after an enter. Room for a few
   // is kept free of operations.
   [[nodiscard]] bool try_cancel(std::uint64_t target, std::uint64_t user_data) noexcept;
@@ -118,6 +131,7 @@ class Ring {
 
   void set_up(unsigned entries);
   void register_descriptor() noexcept;
+  void probe() noexcept;
   unsigned room() const noexcept;
   io_uring_sqe* take_sqe(Use use) noexcept;
   io_uring_sqe& operation_sqe();

@@ -70,4 +70,18 @@ void Ring::send_message(std::uint64_t user_data, int fd, const msghdr* message, 
   sqe.user_data = user_data;
 }
 
+void Ring::accept_multishot(std::uint64_t user_data, int fd, int flags) {
+  io_uring_sqe& sqe = operation_sqe();
+  ::io_uring_prep_multishot_accept(&sqe, fd, nullptr, nullptr, flags);
+  sqe.user_data = user_data;
+}
+
+void Ring::receive_multishot(std::uint64_t user_data, int fd, unsigned short group) {
+  io_uring_sqe& sqe = operation_sqe();
+  ::io_uring_prep_recv_multishot(&sqe, fd, nullptr, 0, 0);
+  sqe.flags |= IOSQE_BUFFER_SELECT;
+  sqe.buf_group = group;
+  sqe.user_data = user_data;
+}
+
 }  // namespace ouro::detail

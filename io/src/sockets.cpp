@@ -27,6 +27,17 @@ Address name_of(int fd, const char* operation, F get) {
   return Address::from_sockaddr(as_sockaddr(storage), length);
 }
 
+int option_of(int fd, int level, int option) {
+  int value = 0;
+  socklen_t length = sizeof value;
+  if (::getsockopt(fd, level, option, &value, &length) < 0) throw_os_error(errno, "getsockopt", named(fd));
+  return value;
+}
+
+void set_option(int fd, int level, int option, int value) {
+  if (::setsockopt(fd, level, option, &value, sizeof value) < 0) throw_os_error(errno, "setsockopt", named(fd));
+}
+
 }  // namespace
 
 Socket::Socket(int family, int type, int protocol) {
@@ -60,21 +71,19 @@ void Socket::listen(int backlog) {
 Address Socket::getsockname() const { return name_of(fileno(), "getsockname", ::getsockname); }
 Address Socket::getpeername() const { return name_of(fileno(), "getpeername", ::getpeername); }
 
-int Socket::getsockopt(int level, int option) const {
-  int value = 0;
-  socklen_t length = sizeof value;
-  if (::getsockopt(fileno(), level, option, &value, &length) < 0) throw_os_error(errno, "getsockopt", named(fileno()));
-  return value;
-}
-
-void Socket::setsockopt(int level, int option, int value) {
-  if (::setsockopt(fileno(), level, option, &value, sizeof value) < 0)
-    throw_os_error(errno, "setsockopt", named(fileno()));
-}
+int Socket::getsockopt(int level, int option) const { return option_of(fileno(), level, option); }
+void Socket::setsockopt(int level, int option, int value) { set_option(fileno(), level, option, value); }
 
 void Socket::shutdown(int how) {
   if (::shutdown(fileno(), how) < 0) throw_os_error(errno, "shutdown", named(fileno()));
 }
+
+int TransportSocket::family() const { return option_of(fd_, SOL_SOCKET, SO_DOMAIN); }
+int TransportSocket::type() const { return option_of(fd_, SOL_SOCKET, SO_TYPE); }
+Address TransportSocket::getsockname() const { return name_of(fd_, "getsockname", ::getsockname); }
+Address TransportSocket::getpeername() const { return name_of(fd_, "getpeername", ::getpeername); }
+int TransportSocket::getsockopt(int level, int option) const { return option_of(fd_, level, option); }
+void TransportSocket::setsockopt(int level, int option, int value) const { set_option(fd_, level, option, value); }
 
 namespace detail {
 

@@ -30,6 +30,7 @@
 #include <ouro/runtime/detail/errand.hpp>
 #include <ouro/runtime/detail/gather_state.hpp>
 #include <ouro/runtime/detail/generator_state.hpp>
+#include <ouro/runtime/detail/loop_event.hpp>
 #include <ouro/runtime/detail/loop_timer.hpp>
 #include <ouro/runtime/exceptions.hpp>
 
@@ -216,7 +217,7 @@ void BaseEventLoop::run_node_debug(detail::ReadyNode& node) {
   if (callback) {
     context.created = static_cast<detail::CallbackNode*>(header)->site;
     what = "callback";
-  } else if (!detail::Errand::of(node) && !detail::GatherState::is_runner(*header)) {
+  } else if (!detail::Errand::of(node) && !detail::LoopEvent::of(node) && !detail::GatherState::is_runner(*header)) {
     auto& task = static_cast<detail::FutureState&>(node);
     context.created = task.created;
     context.task = detail::name_of(task);

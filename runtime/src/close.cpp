@@ -12,6 +12,7 @@
 #include <ouro/runtime/detail/errand.hpp>
 #include <ouro/runtime/detail/gather_state.hpp>
 #include <ouro/runtime/detail/generator_state.hpp>
+#include <ouro/runtime/detail/loop_event.hpp>
 #include <ouro/runtime/exceptions.hpp>
 
 #include "drive.hpp"
@@ -31,6 +32,8 @@ void let_go(detail::ReadyNode& node) noexcept {
     static_cast<detail::CallbackNode*>(header)->abandon();
   } else if (detail::Errand* errand = detail::Errand::of(node)) {
     errand->discard();
+  } else if (detail::LoopEvent* event = detail::LoopEvent::of(node)) {
+    event->drop();
   } else {
     detail::discard_ended(node);
   }

@@ -10,7 +10,9 @@
 #include <exception>
 #include <memory>
 #include <optional>
+#include <span>
 #include <stdexcept>
+#include <string_view>
 #include <thread>
 #include <type_traits>
 #include <utility>
@@ -382,12 +384,62 @@ ouro::Coroutine<> sockets() {
   check(loop.remove_writer(client.fileno()) && loop.remove_reader(client.fileno()), "watches");
 }
 
+// ---- Transports and servers ----
+
+class Shout : public ouro::Protocol {
+ public:
+  void connection_made(ouro::Transport& transport) override { transport_ = &transport; }
+  void data_received(std::span<const std::byte> data) override { transport_->write(data); }
+
+ private:
+  ouro::Transport* transport_ = nullptr;
+};
+
+class Listen : public ouro::BufferedProtocol {
+ public:
+  std::span<std::byte> get_buffer(std::size_t) override { return buffer_; }
+  void buffer_updated(std::size_t bytes) override { heard += bytes; }
+  std::size_t heard = 0;
+
+ private:
+  std::array<std::byte, 8> buffer_;
+};
+
+static_assert(std::is_base_of_v<ouro::BaseProtocol, Shout> && std::is_base_of_v<ouro::ReadTransport, ouro::Transport> &&
+              std::is_base_of_v<ouro::WriteTransport, ouro::Transport>);
+
+ouro::Coroutine<> transports() {
+  ouro::EventLoop& loop = ouro::get_running_loop();
+  const auto factory = [] { return std::make_unique<Shout>(); };
+  const auto listens = [] { return std::make_shared<Listen>(); };
+  const char* host = "127.0.0.1";
+  ouro::Server server = co_await loop.create_server(factory, host, 0);
+  const int port = server.sockets().front().getsockname().port();
+  auto [transport, protocol] = co_await loop.create_connection(listens, host, port);
+  check(transport->get_extra_info<ouro::Address>("peername").port() == port, "get_extra_info");
+  transport->write("hello");
+  while (protocol->heard != 5) co_await ouro::sleep(0s);
+  server.close();
+  server.close_clients();
+  co_await server.wait_closed();
+  check(co_await server.drain(5s), "drain");
+
+  ouro::Server local = co_await loop.create_unix_server(factory, std::string_view("\0ouro names test", 16));
+  auto [quiet, nobody] = co_await loop.create_unix_connection(listens, std::string_view("\0ouro names test", 16));
+  quiet->close();
+  ouro::Task<> serving = loop.create_task(local.serve_forever());
+  while (!quiet->is_closing()) co_await ouro::sleep(0s);
+  co_await ouro::sleep(0s);
+  serving.cancel();
+  co_await ouro::wait(std::vector{serving});
+}
+
 }  // namespace
 
 int main() {
   check(ouro::run(several_loops(), {.workers = 4, .pin_to_cores = true}) == 3, "several loops");
   for (auto* part : {coroutines_and_tasks, futures, deadlines_and_groups, names_and_addresses, generators, threads,
-                     locks, queues, sockets})
+                     locks, queues, sockets, transports})
     ouro::run(part(), {.spin = 0us});
   loop_by_hand();
   policies_and_runners();

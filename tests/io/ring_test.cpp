@@ -184,12 +184,14 @@ TEST(Ring, KeepsRoomForCancels) {
 TEST(Ring, LeavesOutWhatTheEnvironmentDisables) {
   const Variable nothing("OURO_RING_DISABLE", "");
   const Ring whole(8);
-  bool RingFeatures::* const members[] = {&RingFeatures::defer_taskrun, &RingFeatures::single_issuer,
-                                          &RingFeatures::submit_all,    &RingFeatures::registered_ring,
-                                          &RingFeatures::ext_arg,       &RingFeatures::multishot_poll,
-                                          &RingFeatures::taskrun_flag,  &RingFeatures::skip_success};
-  const char* const words[] = {"defer_taskrun", "single_issuer",  "submit_all",   "registered_ring",
-                               "ext_arg",       "multishot_poll", "taskrun_flag", "skip_success"};
+  bool RingFeatures::* const members[] = {&RingFeatures::defer_taskrun,    &RingFeatures::single_issuer,
+                                          &RingFeatures::submit_all,       &RingFeatures::registered_ring,
+                                          &RingFeatures::ext_arg,          &RingFeatures::multishot_poll,
+                                          &RingFeatures::taskrun_flag,     &RingFeatures::skip_success,
+                                          &RingFeatures::multishot_accept, &RingFeatures::multishot_receive};
+  const char* const words[] = {"defer_taskrun",    "single_issuer",    "submit_all",   "registered_ring",
+                               "ext_arg",          "multishot_poll",   "taskrun_flag", "skip_success",
+                               "multishot_accept", "multishot_receive"};
   for (std::size_t i = 0; i < std::size(words); ++i) {
     const Variable variable("OURO_RING_DISABLE", words[i]);
     Ring ring(8);

@@ -6,9 +6,12 @@
 #include <ouro/io/event_loop.hpp>
 #include <ouro/io/policies.hpp>
 #include <ouro/io/processors.hpp>
+#include <ouro/io/protocols.hpp>
 #include <ouro/io/resolver.hpp>
 #include <ouro/io/runners.hpp>
+#include <ouro/io/servers.hpp>
 #include <ouro/io/sockets.hpp>
+#include <ouro/io/transports.hpp>
 #include <ouro/runtime/as_completed.hpp>
 #include <ouro/runtime/awaitable.hpp>
 #include <ouro/runtime/base_event_loop.hpp>

@@ -6,15 +6,20 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include <ouro/io/addresses.hpp>
+#include <ouro/io/detail/connections.hpp>
 #include <ouro/io/detail/watchers.hpp>
+#include <ouro/io/protocols.hpp>
 #include <ouro/io/resolver.hpp>
+#include <ouro/io/servers.hpp>
 #include <ouro/io/sockets.hpp>
+#include <ouro/io/transports.hpp>
 #include <ouro/runtime/base_event_loop.hpp>
 #include <ouro/runtime/clock.hpp>
 #include <ouro/runtime/config.hpp>
@@ -23,9 +28,11 @@
 
 namespace ouro {
 namespace detail {
+class Network;
 class Proactor;
 // What carries out the loop's operations; nullptr: it sleeps on something else.
 Proactor* proactor_of(const EventLoop& loop) noexcept;
+Network& network_of(EventLoop& loop);
 }  // namespace detail
 
 // One event loop. A thread runs one at a time; a loop may be made on one thread and run on another.
@@ -125,6 +132,87 @@ class OURO_EXPORT EventLoop : public BaseEventLoop {
     return detail::SockSendTo(*this, socket, std::as_bytes(std::span(data)), address);
   }
 
+  // ---- Connections and servers ----
+  //
+  // `factory` is called without arguments and gives a std::unique_ptr or std::shared_ptr to the protocol of a new
+  // connection: a class that derives from Protocol or BufferedProtocol. The transport keeps it. Transports and servers
+  // belong to this loop, whichever loop of a group the caller runs on.
+
+  // Connects to a host, by name or in numbers, trying one of its addresses after the other; or, with
+  // happy_eyeballs_delay, several at once. Gives the transport, and the protocol, whose connection_made() has returned.
+  // Throws: what the lookup or the attempts do (happy_eyeballs.hpp says how many errors become one), what the factory
+  // does; nothing is left open then. If cancelled: so are the attempts; when they have ended CancelledError is thrown.
+  template <class F>
+    requires detail::MakesProtocols<F>
+  [[nodiscard]] auto create_connection(F factory, std::string_view host, int port, ConnectionOptions options = {})
+      -> Coroutine<detail::Connection<detail::protocol_of_t<F>>> {
+    return detail::pinned(*this, detail::connect(*this, std::move(factory),
+                                                 detail::connect_to_host(*this, std::string(host), port, options)));
+  }
+  // With a stream socket that is connected, and belongs to the transport from now on.
+  // Throws: ValueError for any other socket.
+  template <class F>
+    requires detail::MakesProtocols<F>
+  [[nodiscard]] auto create_connection(F factory, Socket socket)
+      -> Coroutine<detail::Connection<detail::protocol_of_t<F>>> {
+    return detail::pinned(*this, detail::connect(*this, std::move(factory), detail::use_socket(std::move(socket), 0)));
+  }
+  // The same to a unix socket: its path, or an abstract name with its leading NUL. If cancelled: CancelledError.
+  template <class F>
+    requires detail::MakesProtocols<F>
+  [[nodiscard]] auto create_unix_connection(F factory, std::string_view path)
+      -> Coroutine<detail::Connection<detail::protocol_of_t<F>>> {
+    return detail::pinned(
+        *this, detail::connect(*this, std::move(factory), detail::connect_to_path(*this, std::string(path))));
+  }
+  template <class F>
+    requires detail::MakesProtocols<F>
+  [[nodiscard]] auto create_unix_connection(F factory, Socket socket)
+      -> Coroutine<detail::Connection<detail::protocol_of_t<F>>> {
+    return detail::pinned(*this,
+                          detail::connect(*this, std::move(factory), detail::use_socket(std::move(socket), AF_UNIX)));
+  }
+
+  // Listens on all addresses of a host, or of several, each but once; the empty host is all interfaces. Port 0 is one
+  // of the kernel's choice for each address: sockets() tells which.
+  // Throws: what the lookup does, OSError; nothing is left open then. If cancelled: CancelledError, and there is no
+  // server.
+  template <class F>
+    requires detail::MakesProtocols<F>
+  [[nodiscard]] Coroutine<Server> create_server(F factory, std::string_view host, int port,
+                                                ServerOptions options = {}) {
+    std::vector<std::string> hosts(1, std::string(host));
+    return create_server(std::move(factory), std::move(hosts), port, options);
+  }
+  template <class F>
+    requires detail::MakesProtocols<F>
+  [[nodiscard]] Coroutine<Server> create_server(F factory, std::vector<std::string> hosts, int port,
+                                                ServerOptions options = {}) {
+    return detail::pinned(
+        *this, detail::serve_hosts(*this, detail::any_protocol(std::move(factory)), std::move(hosts), port, options));
+  }
+  // On a stream socket that is bound, and belongs to the server from now on. Throws: ValueError for any other socket.
+  template <class F>
+    requires detail::MakesProtocols<F>
+  [[nodiscard]] Coroutine<Server> create_server(F factory, Socket socket, ServerOptions options = {}) {
+    return detail::pinned(
+        *this, detail::serve_socket(*this, detail::any_protocol(std::move(factory)), std::move(socket), 0, options));
+  }
+  // On a unix socket: its path, where a socket that nobody serves any more is replaced, or an abstract name.
+  // Throws: OSError. If cancelled: as create_server.
+  template <class F>
+    requires detail::MakesProtocols<F>
+  [[nodiscard]] Coroutine<Server> create_unix_server(F factory, std::string_view path, ServerOptions options = {}) {
+    return detail::pinned(
+        *this, detail::serve_path(*this, detail::any_protocol(std::move(factory)), std::string(path), options));
+  }
+  template <class F>
+    requires detail::MakesProtocols<F>
+  [[nodiscard]] Coroutine<Server> create_unix_server(F factory, Socket socket, ServerOptions options = {}) {
+    return detail::pinned(*this, detail::serve_socket(*this, detail::any_protocol(std::move(factory)),
+                                                      std::move(socket), AF_UNIX, options));
+  }
+
   // ---- Names ----
 
   // As the functions of the same names (resolver.hpp), with this loop's default executor.
@@ -136,6 +224,7 @@ class OURO_EXPORT EventLoop : public BaseEventLoop {
 
  private:
   friend detail::Proactor* detail::proactor_of(const EventLoop& loop) noexcept;
+  friend detail::Network& detail::network_of(EventLoop& loop);
 
   detail::Watchers& watchers();
   template <class F, class... Args>
@@ -147,6 +236,7 @@ class OURO_EXPORT EventLoop : public BaseEventLoop {
   ExceptionHandler handler_;
   detail::Proactor* proactor_ = nullptr;
   std::unique_ptr<detail::Watchers> watchers_;
+  std::unique_ptr<detail::Network> network_;
 };
 
 }  // namespace ouro

@@ -101,6 +101,25 @@ class OURO_EXPORT Socket {
   detail::SharedDescriptor descriptor_;
 };
 
+// A socket that belongs to a transport or a server: it may be asked, but neither read nor closed.
+// Lifetime: until its owner has closed it.
+class OURO_EXPORT TransportSocket {
+ public:
+  explicit TransportSocket(int fd) noexcept : fd_(fd) {}
+
+  int fileno() const noexcept { return fd_; }
+  // Each Throws: OSError.
+  int family() const;
+  int type() const;
+  Address getsockname() const;
+  Address getpeername() const;
+  int getsockopt(int level, int option) const;
+  void setsockopt(int level, int option, int value) const;
+
+ private:
+  int fd_;
+};
+
 namespace detail {
 
 class OURO_EXPORT SockWait : public IoWait {

@@ -1,0 +1,59 @@
+// What the connections and servers of one loop have in common: the list of them, and buffers that each uses for the
+// time of a call.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include <ouro/io/event_loop.hpp>
+
+namespace ouro::detail {
+
+class Proactor;
+class ServerState;
+class SocketTransport;
+
+class Network {
+ public:
+  Network(EventLoop& of, Proactor& on) noexcept : loop(of), proactor(on) {}
+  // Ends them all, without a word to their protocols.
+  ~Network();
+  Network(const Network&) = delete;
+
+  void link(SocketTransport& transport) noexcept;
+  void unlink(SocketTransport& transport) noexcept;
+  // The connections of a server that there are now.
+  std::vector<std::shared_ptr<SocketTransport>> connections_of(const ServerState& server) const;
+
+  // The server lives until it is let go of.
+  void keep(std::shared_ptr<ServerState> server) { servers_.push_back(std::move(server)); }
+  void let_go(const ServerState& server) noexcept;
+
+  // Where what is received is put that no buffer of the kernel's choice was there for.
+  std::span<std::byte> scratch();
+
+  // What a transport writes while it calls its protocol, in small pieces: sent as one when the call returns.
+  struct Cork {
+    static constexpr std::size_t size = 16 * 1024;
+    SocketTransport* owner = nullptr;
+    std::size_t used = 0;
+    std::unique_ptr<std::byte[]> data;
+  };
+
+  EventLoop& loop;
+  Proactor& proactor;
+  Cork cork;
+
+ private:
+  SocketTransport* transports_ = nullptr;
+  std::vector<std::shared_ptr<ServerState>> servers_;
+  std::unique_ptr<std::byte[]> scratch_;
+};
+
+// The loop's, which is made when it is first asked for.
+// Throws: RuntimeError for a loop without a ring.
+Network& network_of(EventLoop& loop);
+
+}  // namespace ouro::detail

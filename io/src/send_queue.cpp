@@ -1,0 +1,76 @@
+#include "send_queue.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "proactor.hpp"
+#include "socket_transport.hpp"
+
+namespace ouro::detail {
+
+struct SendQueue::Chunk {
+  Chunk* next;
+  std::size_t begin;     // what has been sent
+  std::size_t end;       // what has been written
+  std::size_t capacity;  // end, once the kernel has the chunk
+
+  std::byte* data() noexcept { return reinterpret_cast<std::byte*>(this + 1); }
+};
+
+void SendQueue::append(std::span<const std::byte> data) {
+  if (last_ && last_->capacity - last_->end >= data.size()) {
+    std::memcpy(last_->data() + last_->end, data.data(), data.size());
+    last_->end += data.size();
+  } else {
+    const std::size_t capacity = std::max(data.size(), chunk_bytes - sizeof(Chunk));
+    void* memory = std::malloc(sizeof(Chunk) + capacity);
+    if (!memory) throw std::bad_alloc();
+    auto* chunk = ::new (memory) Chunk{nullptr, 0, data.size(), capacity};
+    std::memcpy(chunk->data(), data.data(), data.size());
+    (last_ ? last_->next : first_) = chunk;
+    last_ = chunk;
+  }
+  bytes_ += data.size();
+}
+
+void SendQueue::start(Proactor& proactor, int fd) {
+  if (in_flight()) return;
+  std::size_t parts = 0;
+  for (Chunk* chunk = first_; chunk && parts != parts_max; chunk = chunk->next) {
+    parts_[parts++] = {.iov_base = chunk->data() + chunk->begin, .iov_len = chunk->end - chunk->begin};
+    chunk->capacity = chunk->end;
+  }
+  message_.msg_iov = parts_;
+  message_.msg_iovlen = parts;
+  proactor.send_message(*this, fd, &message_, 0);
+}
+
+void SendQueue::consume(std::size_t bytes) noexcept {
+  bytes_ -= bytes;
+  while (bytes != 0) {
+    Chunk* const chunk = first_;
+    const std::size_t here = std::min(bytes, chunk->end - chunk->begin);
+    chunk->begin += here;
+    bytes -= here;
+    if (chunk->begin != chunk->end) return;
+    first_ = chunk->next;
+    if (!first_) last_ = nullptr;
+    std::free(chunk);
+  }
+}
+
+void SendQueue::clear() noexcept {
+  while (first_) std::free(std::exchange(first_, first_->next));
+  last_ = nullptr;
+  bytes_ = 0;
+}
+
+void SendQueue::complete(int result, unsigned) noexcept {
+  if (result > 0) consume(static_cast<std::size_t>(result));
+  owner_.sent(result < 0 ? -result : 0);
+}
+
+}  // namespace ouro::detail

@@ -1,0 +1,52 @@
+// What a transport could not send at once, and the request that sends it.
+//
+// The bytes lie in chunks, which do not move: the kernel reads them while the request is in flight. Small writes fill
+// up the last chunk, unless the request has it. One request at a time, of a few chunks: two could overtake each other.
+#pragma once
+
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include <cstddef>
+#include <span>
+
+#include <ouro/io/detail/operation.hpp>
+
+namespace ouro::detail {
+
+class Proactor;
+class SocketTransport;
+
+class SendQueue final : public Operation {
+ public:
+  explicit SendQueue(SocketTransport& owner) noexcept : owner_(owner) {}
+  ~SendQueue() { clear(); }
+
+  bool empty() const noexcept { return bytes_ == 0; }
+  std::size_t bytes() const noexcept { return bytes_; }
+
+  // Throws: std::bad_alloc; nothing is queued then.
+  void append(std::span<const std::byte> data);
+  // Sends what there is, unless it is being sent. Requires: it is not empty. Throws: as Proactor::send_message.
+  void start(Proactor& proactor, int fd);
+  // Forgets all. Requires: it is not in flight.
+  void clear() noexcept;
+
+ private:
+  static constexpr std::size_t parts_max = 16;
+  static constexpr std::size_t chunk_bytes = 4096;
+
+  struct Chunk;
+
+  void complete(int result, unsigned flags) noexcept override;
+  void consume(std::size_t bytes) noexcept;
+
+  SocketTransport& owner_;
+  Chunk* first_ = nullptr;
+  Chunk* last_ = nullptr;
+  std::size_t bytes_ = 0;
+  msghdr message_{};
+  iovec parts_[parts_max];
+};
+
+}  // namespace ouro::detail
