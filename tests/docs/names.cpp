@@ -2,6 +2,7 @@
 #include <ouro/ouro.hpp>
 
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <array>
 #include <cstddef>
@@ -12,7 +13,7 @@
 #include <optional>
 #include <span>
 #include <stdexcept>
-#include <string_view>
+#include <string>
 #include <thread>
 #include <type_traits>
 #include <utility>
@@ -424,14 +425,16 @@ ouro::Coroutine<> transports() {
   co_await server.wait_closed();
   check(co_await server.drain(5s), "drain");
 
-  ouro::Server local = co_await loop.create_unix_server(factory, std::string_view("\0ouro names test", 16));
-  auto [quiet, nobody] = co_await loop.create_unix_connection(listens, std::string_view("\0ouro names test", 16));
+  const std::string name = std::string("\0ouro names test ", 17) + std::to_string(::getpid());
+  ouro::Server local = co_await loop.create_unix_server(factory, name);
+  auto [quiet, nobody] = co_await loop.create_unix_connection(listens, name);
   quiet->close();
   ouro::Task<> serving = loop.create_task(local.serve_forever());
   while (!quiet->is_closing()) co_await ouro::sleep(0s);
   co_await ouro::sleep(0s);
   serving.cancel();
-  co_await ouro::wait(std::vector{serving});
+  std::vector<ouro::Task<>> ends(1, serving);
+  co_await ouro::wait(ends);
 }
 
 }  // namespace
