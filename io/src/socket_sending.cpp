@@ -44,7 +44,7 @@ void SocketTransport::write(std::span<const std::byte> data) {
   }
   if (OURO_UNLIKELY(drop_write()) || data.empty()) return;
   Network::Cork& cork = network_.cork;
-  if (cork.owner == this && !queue_) {
+  if (cork.owner == this) {
     if (data.size() > Network::Cork::size - cork.used) flush_cork();
     // What would be alone in it, and is not small, is better not copied.
     if (data.size() <= Network::Cork::size / 4) {
@@ -94,7 +94,9 @@ void SocketTransport::writelines(std::span<const std::span<const std::byte>> pie
 
 void SocketTransport::flush_cork() {
   const std::size_t used = std::exchange(network_.cork.used, 0);
-  if (used != 0 && !aborted_) send(std::span(network_.cork.data.get(), used));
+  if (used == 0 || aborted_) return;
+  enqueue(std::span(network_.cork.data.get(), used));
+  start_sending();
 }
 
 // Sends what the kernel takes at once, and leaves the rest to the queue.
