@@ -1,5 +1,5 @@
-// What the tables of cancellations share: a row says what an awaitable does when it is cancelled, and each row is checked
-// four ways: cancelled before it starts, while it waits, in the turn in which what it waits for ends, and afterwards.
+// What the tables of cancellations share: a row says what an awaitable does when it is cancelled, and is checked four
+// ways: cancelled before it starts, while it waits, in the turn in which what it waits for ends, and afterwards.
 #pragma once
 
 #include <gmock/gmock.h>

@@ -114,8 +114,8 @@ class OURO_EXPORT EventLoop : public BaseEventLoop {
                                                                                         std::string_view data) {
     return detail::SockSendAll(*this, socket, std::as_bytes(std::span(data)));
   }
-  // Sends one datagram; gives how many bytes went. A unix socket whose other side has no room for it is tried again each
-  // turn. If cancelled: CancelledError, unless it was sent.
+  // Sends one datagram; gives how many bytes went. A unix socket whose other side has no room is tried again each turn.
+  // If cancelled: CancelledError, unless it was sent.
   [[nodiscard("it does nothing until it is awaited")]] detail::SockSendTo sock_sendto(const Socket& socket,
                                                                                       std::span<const std::byte> data,
                                                                                       const Address& address) {
