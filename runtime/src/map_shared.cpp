@@ -21,8 +21,6 @@ void* frame_or_nothing(std::size_t bytes) noexcept {
 
 }  // namespace
 
-void GatherState::run_some(MapRun& run) { run.next = run.end; }
-
 // The worker that holds `held` of the counts has to hold `needed`. Requires: neither is zero.
 inline void GatherState::change_counts(unsigned held, unsigned needed) noexcept {
   if (held == needed) return;
@@ -67,11 +65,11 @@ void GatherState::advance_map(GatherShare& first, Worker& worker, unsigned spare
       worker.group.work_visible();
     }
     do {
-      run_some(run);
+      map_kind->run_some(*this, run);
     } while (run.all_ended && run.next != run.end && !stop_requested() && worker.deque.size() != 0);
     loop.budget -= std::min(loop.budget - 1, taken);
     if (OURO_LIKELY(run.all_ended && (run.next == run.end || stop_requested()))) {
-      if (last || !take_back(*from, worker)) return count_down(&worker, 2);
+      if (last || !take_back(from, worker)) return count_down(&worker, 2);
       if (taken == wanted && wanted < longest) from->bite = 2 * wanted;
       spare = 2;
       if (loop.budget <= 1) {
@@ -110,7 +108,7 @@ GatherShare* GatherState::leave_bite(MapRun& run, Worker& worker) {
       change_counts(1, 2);
       run.all_ended = true;
     }
-    while (run.all_ended && run.next != run.end && !stop_requested()) run_some(run);
+    while (run.all_ended && run.next != run.end && !stop_requested()) map_kind->run_some(*this, run);
     if (run.all_ended) {
       count_down(&worker, 2);
       return nullptr;

@@ -356,6 +356,26 @@ TEST_P(GroupsOfAnySize, AThousandDeep) {
   for (int round = 0; round < 3; ++round) EXPECT_EQ(run(nested(1000)), 1000);
 }
 
+// An eager task runs inside the call that makes it, but the children of its gather do not: or a chain of such tasks
+// would overflow the stack.
+Coroutine<int> eagerly(int depth);
+Coroutine<int> in_an_eager_task(int depth) {
+  TaskOptions options;
+  options.eager_start = true;
+  Task<int> below = create_task(eagerly(depth), options);
+  co_return co_await std::move(below);
+}
+Coroutine<int> eagerly(int depth) {
+  if (depth == 0) co_return 0;
+  const auto [below, nought] = co_await gather(in_an_eager_task(depth - 1), number(0));
+  co_return below + nought + 1;
+}
+
+TEST_P(GroupsOfAnySize, EagerTasksThatGatherGrowNoStack) {
+  constexpr int depth = 30000;
+  EXPECT_EQ(run(in_an_eager_task(depth)), depth);
+}
+
 // Counts the frames that live, from their making on.
 class Frame {
  public:

@@ -165,11 +165,11 @@ class CoroutinePromiseBase : public FutureResult<T> {
       if (state == (direct_child | outcome_value)) {
         return FinalAwaiter(give_to_slot<T>(*this));
       }
-      if (state == (first_step_child | outcome_value)) {
-        return FinalAwaiter(give_to_slot_at_once<T>(*this));
-      }
       if (state == (private_child | outcome_value)) {
         return FinalAwaiter(give_to_shared_slot<T>(*this));
+      }
+      if (state == (first_step_child | outcome_value)) {
+        return FinalAwaiter(give_to_slot_at_once<T>(*this));
       }
     }
     return FinalAwaiter(!complete_quietly(*this) && end_task<T>(*this));
