@@ -149,8 +149,7 @@ void* ForkState::fork_unusually(FutureState& task, void* frame, FutureState& chi
   return std::noop_coroutine().address();
 }
 
-void ForkState::fork_later(FutureState& task, void* frame, FutureState& child, void* slot,
-                           std::source_location where) {
+void ForkState::fork_later(FutureState& task, void* frame, FutureState& child, void* slot, std::source_location where) {
   const bool floating = task.floating();
   if (OURO_UNLIKELY(waiting && parent != &task)) {
     destroy_frame(child);

@@ -39,7 +39,7 @@ void GatherState::start_shared(FutureState& task, void* frame, std::source_locat
     running_now = 0;
     held_back = nullptr;
   }
-  share = {this, 0, children || !fixed ? count : 0, nullptr};
+  share = {this, 0, children || !fixed ? count : 0, nullptr, 0, 1};
   pending = 1;  // the share
   if (nodes) publish(task);
   if (OURO_LIKELY(is_private(task))) {

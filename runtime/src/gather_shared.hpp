@@ -65,8 +65,9 @@ inline FutureState* GatherState::count_down_here(Worker& worker, GatherShare* fr
   }
   waiting = false;
   holds_children = false;
-  set_home(*parent, worker.state);
-  return parent;
+  FutureState* const task = parent;
+  set_home(*task, worker.state);
+  return task;
 }
 
 // Atomic because of collect_public(), which reads the entries of others.

@@ -32,7 +32,8 @@ class OURO_EXPORT ForkState : public GatherState {
     this->child_stage = stage_of_children(SlotKind::value);
     this->slots = first_slots_.data();
     this->children = first_children_.data();
-    this->share = {this, 0, 0, nullptr};
+    this->share.gather = this;
+    this->share.next = this->share.end = 0;
   }
   ForkState(ForkState&&) = delete;
   ~ForkState() {

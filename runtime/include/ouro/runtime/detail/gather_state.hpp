@@ -50,9 +50,9 @@ struct alignas(8) GatherShare {
   std::uint32_t next;
   std::uint32_t end;
   // Of a map:
-  GatherShare* held_next;   // see GatherState::held_back
-  std::uint32_t spare = 0;  // without a limit: counts that whoever takes it holds beyond its own (src/map_shared.cpp),
-  std::uint32_t bite = 1;   // and how many children a worker runs between two looks
+  GatherShare* held_next;  // see GatherState::held_back
+  std::uint32_t spare;     // without a limit: counts that whoever takes it holds beyond its own (src/map_shared.cpp),
+  std::uint32_t bite;      // and how many children a worker runs between two looks
 };
 
 // In ChildPlace::share and LoopState::ended_share: of a child behind which nothing of its share was left, or which has
@@ -129,7 +129,7 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   bool cancel_requested;        // these two imply `aborting`
   bool counted_abort;           // in WorkerGroup::aborting
   bool cancelled_late;          // after the first error: the cancellation is what the parent hears of
-  bool starved;         // the runner left because the limit was reached: the next child that ends queues it
+  bool starved;                 // the runner left because the limit was reached: the next child that ends queues it
   bool holds_children = false;  // some may be there when the awaiter goes
 
   bool ended_at_once;  // map: the child that the runner has started ended in its first step
@@ -349,9 +349,10 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   };
   static constexpr ChildStage stage_of_children(SlotKind kind) noexcept {
     const unsigned direct = kind == SlotKind::value ? flag_direct : 0;
-    return {own_ref,
-            static_cast<std::uint16_t>(flag_task | flag_gathered | flag_started | flag_first_step | flag_shared | direct),
-            word_floating};
+    return {
+        own_ref,
+        static_cast<std::uint16_t>(flag_task | flag_gathered | flag_started | flag_first_step | flag_shared | direct),
+        word_floating};
   }
   ChildStage child_stage;
   // What is above is read with each child; what changes for all is below, two lines away, with the seldom used between.

@@ -184,8 +184,7 @@ class GatherTuple {
   };
   template <class Child>
   using KeptOf = std::conditional_t<isfuture<Child>, Child, Nothing>;
-  using Kept =
-      std::conditional_t<(isfuture<Children> || ...), std::tuple<KeptOf<Children>...>, Nothing>;
+  using Kept = std::conditional_t<(isfuture<Children> || ...), std::tuple<KeptOf<Children>...>, Nothing>;
 
  public:
   static constexpr bool all_owned = !(isfuture<Children> || ...);
@@ -198,7 +197,9 @@ class GatherTuple {
   explicit GatherTuple(std::in_place_t, Awaitables&&... awaitables)
       : GatherTuple(std::in_place, std::in_place, pass_child(std::forward<Awaitables>(awaitables))...) {}
   // Before it is bound: there is nothing but the children.
-  GatherTuple(GatherTuple&& other) noexcept : kept_(std::move(other.kept_)), list_(other.list_) { other.list_.fill({}); }
+  GatherTuple(GatherTuple&& other) noexcept : kept_(std::move(other.kept_)), list_(other.list_) {
+    other.list_.fill({});
+  }
   ~GatherTuple() = default;
 
   static constexpr std::size_t size() noexcept { return sizeof...(Children); }
