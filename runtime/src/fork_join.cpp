@@ -55,10 +55,8 @@ void ForkState::open(FutureState& task, void* frame, std::source_location where)
   home->gathers = this;
 }
 
-// Of a pinned task, when nothing is waited for: the children have ended.
-void ForkState::close() noexcept {
-  waiting = false;
-  holds_children = false;
+// Nothing is waited for: the children have ended.
+void ForkState::close_pinned() noexcept {
   listed = 0;
   (newer ? newer->older : home->gathers) = older;
   if (older) older->newer = newer;

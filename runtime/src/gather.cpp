@@ -203,7 +203,7 @@ void GatherState::forget(FutureState& child) noexcept {
   children[position] = last;
   last->child.position = position;
   --listed;
-  map_kind->unlisted(*this, listed);
+  as_map().map_kind->unlisted(*this, listed);
 }
 
 void GatherState::finish() noexcept {

@@ -35,9 +35,9 @@ void GatherState::start_shared(FutureState& task, void* frame, std::source_locat
   Worker& worker = *task.home->worker;
   begin(task, frame, where);
   shared = true;
-  if (!fixed) {
-    running_now = 0;
-    held_back = nullptr;
+  if (limited) {
+    as_map().running_now = 0;
+    as_map().held_back = nullptr;
   }
   share = {this, 0, children || !fixed ? count : 0, nullptr, 0, 1};
   pending = 1;  // the share
@@ -179,7 +179,7 @@ FutureState* GatherState::make_or_fail(std::uint32_t i, Worker& worker) noexcept
   if (OURO_LIKELY(fixed)) return take_child(i);
   worker.state.current = parent;  // f and the range run in the name of the task that called map
   try {
-    FutureState* child = map_kind->make_child(*this, i);
+    FutureState* child = as_map().map_kind->make_child(*this, i);
     worker.state.current = nullptr;
     return child;
   } catch (...) {

@@ -53,10 +53,10 @@ class OURO_EXPORT ForkState : public GatherState {
   void join_later(FutureState& task, void* frame, std::source_location where);
   // Throws: what a child or a call has thrown.
   void joined() {
-    if (OURO_LIKELY(this->shared)) {
-      this->waiting = this->shared = this->holds_children = false;
-    } else if (this->waiting) {
+    if (OURO_LIKELY(this->waiting)) {
       close();
+    } else {
+      taken_ = 0;  // a canceller may still look at the rest
     }
     if (!this->parent) return;
     if (OURO_UNLIKELY(this->aborting)) return joined_slowly();
@@ -76,7 +76,11 @@ class OURO_EXPORT ForkState : public GatherState {
   static constexpr std::uint64_t far = std::uint64_t{1} << 62;
 
   void open(FutureState& task, void* frame, std::source_location where) noexcept;
-  void close() noexcept;
+  void close() noexcept {
+    this->waiting = this->holds_children = false;
+    if (OURO_UNLIKELY(!this->shared)) close_pinned();
+  }
+  void close_pinned() noexcept;
   OURO_NOINLINE void* fork_unusually(FutureState& task, void* frame, FutureState& child, void* slot,
                                      std::source_location where);
   void fork_later(FutureState& task, void* frame, FutureState& child, void* slot, std::source_location where);
