@@ -121,7 +121,7 @@ GatherShare* GatherState::leave_bite(MapRun& run, Worker& worker) {
 // False: as many run as may; the share waits until one of them ends.
 bool GatherState::may_start_shared(GatherShare& from) noexcept {
   SpinLock::Hold hold(lock);
-  MapState& map = as_map();
+  MapGather& map = as_map();
   if (map.running_now < map.most_running) {
     ++map.running_now;
     return true;
@@ -135,7 +135,7 @@ void GatherState::one_less_runs(Worker& worker) noexcept {
   GatherShare* freed = nullptr;
   {
     SpinLock::Hold hold(lock);
-    MapState& map = as_map();
+    MapGather& map = as_map();
     --map.running_now;
     freed = map.held_back;
     if (freed) map.held_back = freed->held_next;

@@ -71,6 +71,13 @@ class OURO_EXPORT TimeoutError : public RuntimeError {
   using RuntimeError::RuntimeError;
 };
 
+// Tasks wait for each other, so that what run() or run_until_complete() waits for never ends. The text says which task
+// waits where for whom.
+class OURO_EXPORT DeadlockError : public RuntimeError {
+ public:
+  using RuntimeError::RuntimeError;
+};
+
 // A Barrier was broken, or reset while the caller waited in it.
 class OURO_EXPORT BrokenBarrierError : public RuntimeError {
  public:

@@ -273,7 +273,7 @@ class OURO_EXPORT AnyFuture {
 //
 // Threads: its loop's. Other threads complete it through call_soon_threadsafe.
 // Lifetime: the result lives until the last copy goes; so do, for a task, its by-value arguments.
-// If the wait for it is cancelled: so is the future (shield protects it).
+// If cancelled: while it is awaited, so is the future (shield protects it).
 template <class T = void>
 class Future : public AnyFuture {
  public:

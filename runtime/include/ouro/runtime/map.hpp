@@ -35,7 +35,7 @@ namespace detail {
 [[noreturn, gnu::cold]] OURO_EXPORT void throw_too_many_elements();
 
 template <class F, class View, bool Outcomes>
-class MapAwaiter final : public MapState {
+class MapAwaiter final : public MapGather {
   using Made = std::invoke_result_t<F&, std::ranges::range_reference_t<View>>;
   using Child = decltype(to_coroutine(std::declval<Made>()));
   using T = typename Child::value_type;
@@ -45,7 +45,7 @@ class MapAwaiter final : public MapState {
     prepare();
   }
   MapAwaiter(MapAwaiter&& other)
-      : MapState(std::move(other)), f_(std::move(other.f_)), view_(std::move(other.view_)), limit_(other.limit_) {
+      : MapGather(std::move(other)), f_(std::move(other.f_)), view_(std::move(other.view_)), limit_(other.limit_) {
     prepare();
   }
   ~MapAwaiter() {

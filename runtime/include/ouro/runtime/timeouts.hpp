@@ -331,7 +331,7 @@ template <class A>
 auto timeout(OptionalDelay delay, A&& awaitable) {
   return detail::timed(detail::scope_for(delay, false), true, std::forward<A>(awaitable));
 }
-// The same, until `when` on the loop's clock.
+// The same, until `when` on the loop's clock. If cancelled: as above.
 template <class A>
   requires Awaitable<std::remove_cvref_t<A>>
 auto timeout_at(std::optional<TimePoint> when, A&& awaitable) {

@@ -29,7 +29,7 @@
 
 namespace ouro::detail {
 
-class MapState;
+class MapGather;
 struct MapRun;
 struct Worker;
 class FutureHandle;
@@ -51,7 +51,7 @@ struct alignas(8) GatherShare {
   std::uint32_t next;
   std::uint32_t end;
   // Of a map:
-  GatherShare* held_next;  // see MapState::held_back
+  GatherShare* held_next;  // see MapGather::held_back
   std::uint32_t spare;     // without a limit: counts that whoever takes it holds beyond its own (src/map_shared.cpp),
   std::uint32_t bite;      // and how many children a worker runs between two looks
 };
@@ -119,7 +119,7 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   bool return_exceptions = false;
   bool awaited = false;
   bool troubled = false;  // first_error or `trouble` is set
-  bool limited = false;   // a map in a group, of which MapState::most_running children may run
+  bool limited = false;   // a map in a group, of which MapGather::most_running children may run
   // In the list of a CancelWalk or SharedCancel: all but `no` and `before`, which says that `swept` is valid.
   enum class Walked : std::uint8_t { no, before, to_fail, to_cancel, done };
   Walked walked = Walked::no;
@@ -199,6 +199,7 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
 
  protected:
   friend class CancelWalk;
+  friend class WaitGraph;
   // Small gathers are made by the million: what starting sets is not set here.
   GatherState() noexcept : first_error() {}               // NOLINT
   GatherState(GatherState&&) noexcept : GatherState() {}  // NOLINT: before it started
@@ -312,7 +313,7 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
     brake = 0;
   }
   bool is_map() const noexcept { return !fixed && !indirect; }
-  MapState& as_map() noexcept;  // requires: it is one
+  MapGather& as_map() noexcept;  // requires: it is one
   bool has_unstarted() const noexcept { return fixed ? next_child < count : pending > 0; }
   // Cancels the started children, and with `also_futures` the caller's. True if any accepted.
   bool cancel_children(const std::string& message, bool also_futures) noexcept;
@@ -379,7 +380,7 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
 };
 
 // What a map has besides, lest gathers and scopes make frames larger by it.
-class MapState : public GatherState {
+class MapGather : public GatherState {
  public:
   const MapKind* map_kind;
   // In a group, with a limit:
@@ -388,11 +389,11 @@ class MapState : public GatherState {
   std::uint32_t most_running;  // the limit
 
  protected:
-  MapState() noexcept {}  // NOLINT: as GatherState()
-  MapState(MapState&& other) noexcept : GatherState(std::move(other)) {}
-  ~MapState() = default;
+  MapGather() noexcept {}  // NOLINT: as GatherState()
+  MapGather(MapGather&& other) noexcept : GatherState(std::move(other)) {}
+  ~MapGather() = default;
 };
 
-inline MapState& GatherState::as_map() noexcept { return static_cast<MapState&>(*this); }
+inline MapGather& GatherState::as_map() noexcept { return static_cast<MapGather&>(*this); }
 
 }  // namespace ouro::detail
