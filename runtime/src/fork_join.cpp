@@ -130,8 +130,8 @@ void* ForkState::fork(FutureState& task, void* frame, FutureState& child, void* 
   pending = far;
   taken_ = 0;
   count = 1;
-  first_children_[0] = nullptr;
-  first_slots_[0] = slot;
+  children[0] = nullptr;
+  static_cast<void**>(slots)[0] = slot;
   prepare_child(child, 0, &share, *here);
   --here->budget;
   here->current = &child;
@@ -213,6 +213,7 @@ void ForkState::joined_slowly() {
     ~Forget() {
       scope.end_trouble();
       scope.cancel_requested = scope.aborting = scope.counted_abort = false;
+      scope.walked = Walked::no;
       scope.parent = nullptr;
     }
   } forget{*this};
