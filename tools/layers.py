@@ -29,11 +29,11 @@ RUNTIME = [
             "base_event_loop.cpp", "destroy", "bury", "shared.cpp", "elsewhere", "group_walk",
             "cancel_shared", "ring_search", "worker_group.cpp", "group_turns",
             "loop_timer.cpp", "wait_graph.cpp", "deadlock"]),
-    ("F5", ["sleep", "gather", "map", "fork_join", "gather.cpp", "gather_cancel", "gather_shared",
-            "map_shared", "fork_join.cpp", "gather_public", "sleep.cpp", "threads", "shutdown", "wait_list.cpp",
-            "locks", "conditions", "queues", "channel", "timeouts", "wait", "as_completed", "detail/map_state",
-            "detail/map_job", "map_unordered",
-            "task_group_state", "taskgroups", "group_join", "staggered"]),
+    ("F5", ["sleep", "detail/gather_storage", "gather", "map", "fork_join", "gather.cpp", "gather_cancel",
+            "gather_shared", "map_shared", "fork_join.cpp", "gather_public", "sleep.cpp", "threads", "shutdown",
+            "wait_list.cpp", "locks", "conditions", "queues", "channel", "timeouts", "wait", "as_completed",
+            "detail/map_state", "detail/map_job", "map_unordered", "task_group_state", "taskgroups", "group_join",
+            "staggered"]),
 ]
 IO = [
     ("I0", ["errors", "addresses", "fd", "ring", "cgroup", "processors"]),

@@ -47,7 +47,7 @@ struct LoopState {
   // In a group: what is done once what runs now has stopped.
   FutureState* hop = nullptr;                // runs next
   GatherState* ended = nullptr;              // a child of it ended, whose frame is on its way out
-  GatherShare* ended_share = nullptr;        // from which that child was started; nullptr if it had become public
+  GatherShare* ended_share = nullptr;        // from which that child was started, or what gather_state.hpp has for it
   struct Worker* worker = nullptr;           // its place in a group of several loops; nullptr for a single loop
   FutureState* tasks = nullptr;              // the linked tasks, newest first
   GatherState* gathers = nullptr;            // the gathers in flight, newest first: they list their own children
