@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 # Runners, the loop, its exception handler, policies, futures, tasks, cancellation; shield, gather and the other waits;
-# timeouts and task groups; eager tasks; locks; queues; executors.
+# timeouts and task groups; eager tasks; locks; queues; executors; contexts.
 # The numbers are asyncio's behaviours as the project counts them; those that are left out were never given.
 BEHAVIOURS = [
     *range(1, 8), *range(9, 23),
@@ -28,6 +28,7 @@ BEHAVIOURS = [
     *range(247, 254), 255, 256,
     *range(257, 266), 268, *range(270, 281), *range(282, 293),
     *range(293, 296), 297, 298, 301, 303,
+    480, 481, 482,
 ]
 STATUSES = ("tested", "differs", "n/a", "later")
 LATER = ("Work stealing", "Coordination", "The network", "Child processes, pipes, signals and files")

@@ -22,6 +22,7 @@
 #include <optional>
 #include <utility>
 
+#include <ouro/runtime/detail/context_state.hpp>
 #include <ouro/runtime/exceptions.hpp>
 #include <ouro/runtime/fork_join.hpp>
 
@@ -138,6 +139,7 @@ void ForkState::fork(FutureState& task, void* frame, FutureState& child, void* s
     throw;
   }
   prepare_child(child, index, share, loop);
+  if (OURO_UNLIKELY(contexts_in_use())) give_fork_context(child, task);
   worker.push(entry_of(share));
   // The task and this scope belong to whoever takes that entry.
   worker.group.work_visible();
@@ -161,6 +163,7 @@ void ForkState::fork_pinned(FutureState& task, FutureState& child, void* slot) {
   ++pending;
   listed = next_child = count;
   adopt_new_child(child, index, child.all_flags() | flag_started);
+  if (OURO_UNLIKELY(contexts_in_use())) give_fork_context(child, task);
   home->batch.push_front(task);
   home->batch.push_front(child);
 }

@@ -19,7 +19,7 @@ namespace detail {
 
 bool CallbackNode::begin(State to) noexcept {
   State expected = pending;
-  if (threadsafe_) return state_.compare_exchange_strong(expected, to, std::memory_order_acq_rel);
+  if (is_threadsafe()) return state_.compare_exchange_strong(expected, to, std::memory_order_acq_rel);
   if (state_.load(std::memory_order_relaxed) != pending) return false;
   state_.store(to, std::memory_order_relaxed);
   return true;
@@ -32,9 +32,11 @@ void CallbackNode::run(void* leaf) {
     struct End {
       CallbackNode& node;
       ~End() {
+        LoopState& loop = *node.home;
         node.kind_->drop(node);
         node.state_.store(done, std::memory_order_release);
         node.drop_ref();
+        if (OURO_UNLIKELY(loop.context.word != 0)) drop_loose_context(loop);
       }
     } end{node};
     try {
@@ -51,6 +53,25 @@ void CallbackNode::run(void* leaf) {
   }
 }
 
+void CallbackNode::run_in_context(void* leaf) {
+  auto& node = *static_cast<CallbackNode*>(static_cast<FrameHeader*>(leaf));
+  node.home->current = nullptr;
+  const CellRef cell = CellRef::share(node.context());
+  const ContextScope scope(word_for(*cell));
+  run(leaf);
+}
+
+void CallbackNode::drop_ref_otherwise() noexcept {
+  if (is_threadsafe()) {
+    if (refs_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  } else {
+    const std::uint32_t left = refs_.load(std::memory_order_relaxed) - 1;
+    refs_.store(left, std::memory_order_relaxed);
+    if (left != 0) return;
+  }
+  free(*this);
+}
+
 void CallbackNode::report_failure(const std::string& detail) noexcept {
   try {
     ExceptionContext context;
@@ -65,7 +86,7 @@ void CallbackNode::report_failure(const std::string& detail) noexcept {
 
 void CallbackNode::cancel() noexcept {
   if (!begin(cancelled)) return;
-  if (threadsafe_ && running_state() != home) {
+  if (is_threadsafe() && running_state() != home) {
     kind_->drop(*this);  // the loop will find it cancelled
     return;
   }
@@ -86,7 +107,11 @@ void CallbackNode::abandon() noexcept {
 void CallbackNode::free(CallbackNode& node) noexcept {
   // Not run and not cancelled: the loop went away with it.
   if (node.state_.load(std::memory_order_acquire) == pending) node.kind_->drop(node);
-  const std::uint32_t bytes = node.kind_->bytes;
+  std::size_t bytes = node.kind_->bytes;
+  if (OURO_UNLIKELY(node.ways_ & way_context)) {
+    (*node.cell_place())->drop_ref();
+    bytes += sizeof(ContextCell*);
+  }
   node.~CallbackNode();
   free_frame(&node, bytes);
 }
