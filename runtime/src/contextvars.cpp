@@ -45,7 +45,8 @@ ContextMap* empty_map() noexcept {
   return &empty;
 }
 
-MapRef map_of(ContextWord word) noexcept {
+// Out of line: in line g++ 12 takes the word for an address of nothing, and warns.
+OURO_NOINLINE MapRef map_of(ContextWord word) noexcept {
   if (ContextCell* cell = cell_in(word)) return cell->map();
   return MapRef::share(map_in(word));
 }
@@ -130,7 +131,8 @@ CellRef current_cell() {
   const ContextWord word = slot->owner == task ? slot->word : 0;
   if (ContextCell* cell = cell_in(word)) return CellRef::share(cell);
   CellRef made(ContextCell::make(map_of(word)));
-  drop_context_word(std::exchange(slot->word, word_for(*CellRef(made).release())));
+  // What was there is nothing, or a snapshot that a ContextScope was lent.
+  slot->word = word_for(*CellRef(made).release());
   slot->owner = task;
   return made;
 }

@@ -69,7 +69,12 @@ void CallbackNode::drop_ref_otherwise() noexcept {
     refs_.store(left, std::memory_order_relaxed);
     if (left != 0) return;
   }
-  free(*this);
+  if ((ways_ & way_context) == 0) return free(*this);
+  if (state_.load(std::memory_order_acquire) == pending) kind_->drop(*this);
+  (*cell_place())->drop_ref();
+  const std::size_t bytes = kind_->bytes + sizeof(ContextCell*);
+  this->~CallbackNode();
+  free_frame(this, bytes);
 }
 
 void CallbackNode::report_failure(const std::string& detail) noexcept {
@@ -107,11 +112,7 @@ void CallbackNode::abandon() noexcept {
 void CallbackNode::free(CallbackNode& node) noexcept {
   // Not run and not cancelled: the loop went away with it.
   if (node.state_.load(std::memory_order_acquire) == pending) node.kind_->drop(node);
-  std::size_t bytes = node.kind_->bytes;
-  if (OURO_UNLIKELY(node.ways_ & way_context)) {
-    (*node.cell_place())->drop_ref();
-    bytes += sizeof(ContextCell*);
-  }
+  const std::uint32_t bytes = node.kind_->bytes;
   node.~CallbackNode();
   free_frame(&node, bytes);
 }

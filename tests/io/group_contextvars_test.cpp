@@ -214,7 +214,7 @@ TEST_P(GroupContextVars, ARunnerHasOneContextForAllItsRuns) {
 }
 
 TEST_P(GroupContextVars, ARunnerBeginsWithACopyOfItsCallersContext) {
-  Context().run([this] {
+  Context().run([] {
     number.set(3);
     Runner runner(with(GetParam()));
     EXPECT_EQ(runner.run(inherited()), 3);

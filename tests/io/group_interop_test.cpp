@@ -81,13 +81,13 @@ TEST_P(GroupInterop, AStopMeetsACancellation) {
   });
 }
 
-// The run ends while others request stops: what is left is cancelled, or destroyed, and nobody is reached any more.
+// The run ends while others request stops: what is left is cancelled, by the one or the other.
 TEST_P(GroupInterop, AStopMeetsTheEndOfTheRun) {
   for (int round = 0; round < 20; ++round) {
     std::stop_source source;
     std::jthread other;
     run([&]() -> Coroutine<> {
-      for (int i = 0; i < 4; ++i) spawn(ended(source.get_token(), 1000000));
+      for (int i = 0; i < 4; ++i) spawn(cancel_on_stop(source.get_token(), few_turns(1000000)));
       co_await few_turns(3);
       other = std::jthread([&] { source.request_stop(); });
     });

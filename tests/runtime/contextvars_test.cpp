@@ -478,11 +478,17 @@ TEST_F(ContextVars, AnExceptionHandlerRunsInTheContextOfWhatFailed) {
   std::vector<std::string> seen;
   loop.set_exception_handler([&seen](BaseEventLoop&, const ExceptionContext& context) {
     seen.push_back(context.message + ": " + text.get());
+    text.set("handler");
+    EXPECT_EQ(text.get(), "handler");
   });
   run([](BaseEventLoop& in) -> Coroutine<> {
     text.set("callback");
     in.call_soon([] { throw std::runtime_error("callback"); });
     text.set("task");
+    create_task([]() -> Coroutine<> {
+      throw std::runtime_error("inherited");
+      co_return;
+    });
     create_task([]() -> Coroutine<> {
       text.set("changed");
       throw std::runtime_error("task");
@@ -492,8 +498,9 @@ TEST_F(ContextVars, AnExceptionHandlerRunsInTheContextOfWhatFailed) {
     co_await sleep(1ms);
   }(loop));
   turn();
-  EXPECT_THAT(seen, testing::UnorderedElementsAre("Exception in callback: callback",
-                                                  "Task exception was never retrieved: changed"));
+  EXPECT_THAT(
+      seen, testing::UnorderedElementsAre("Exception in callback: callback", "Task exception was never retrieved: task",
+                                          "Task exception was never retrieved: changed"));
 }
 
 TEST_F(ContextVars, ToThreadTakesTheContextAlongAndRunInExecutorDoesNot) {

@@ -18,6 +18,7 @@
 
 #include <ouro/runtime/as_completed.hpp>
 #include <ouro/runtime/gather.hpp>
+#include <ouro/runtime/shutdown.hpp>
 #include <ouro/runtime/sleep.hpp>
 #include <ouro/runtime/taskgroups.hpp>
 #include <ouro/runtime/timeouts.hpp>
@@ -281,6 +282,7 @@ TEST_F(Interop, ACancelledWaitForAStdFutureLeavesItsThread) {
     future.cancel();
     EXPECT_EQ(co_await error_of(std::move(future)), "CancelledError: ");
     promise.set_value();  // or the executor's thread would wait for ever
+    co_await shutdown_default_executor(loop, 1h);
   };
   run(main());
 }
