@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """tests/conformance_test.py [--root DIR]: checks tests/conformance.md against the tests.
 
-The table has one row for each behaviour of asyncio in the areas that are built. A row that says `tested` names the
-files where; each of them must name the number in a comment. A number that a test names must not be told to be absent.
+The table has one row for each behaviour of asyncio in the areas that are built (B), and one for each trap into which
+asyncio itself fell there (T). A row that says `tested` names the files where; each of them must name the number in a
+comment. A number that a test names must not be told to be absent.
 Prints each finding and the counts, ends with 1 if there is a finding.
 """
 
@@ -12,7 +13,8 @@ import sys
 from pathlib import Path
 
 # Runners, the loop, its exception handler, policies, futures, tasks, cancellation; shield, gather and the other waits;
-# timeouts and task groups; eager tasks; locks; queues; executors; contexts.
+# timeouts and task groups; eager tasks; locks; queues; executors; readers and sockets; addresses, and races of
+# connections; contexts.
 # The numbers are asyncio's behaviours as the project counts them; those that are left out were never given.
 BEHAVIOURS = [
     *range(1, 8), *range(9, 23),
@@ -28,37 +30,42 @@ BEHAVIOURS = [
     *range(247, 254), 255, 256,
     *range(257, 266), 268, *range(270, 281), *range(282, 293),
     *range(293, 296), 297, 298, 301, 303,
+    358, 361, 366, 368,
+    *range(404, 417),
     480, 481, 482,
 ]
+# Those of the network and of processes come later.
+TRAPS = range(1, 24)
 STATUSES = ("tested", "differs", "n/a", "later")
 LATER = ("Work stealing", "Coordination", "The network", "Child processes, pipes, signals and files")
 AT_LEAST_TESTED = 200
 
-ROW = re.compile(r"^\| *B(\d+) *\|([^|]*)\|([^|]*)\|([^|]*)\|$")
+ROW = re.compile(r"^\| *([BT]\d+) *\|([^|]*)\|([^|]*)\|([^|]*)\|$")
 COMMENT = re.compile(r"//(.*)$", re.M)
-NUMBER = re.compile(r"\bB(\d+)\b")
+NUMBER = re.compile(r"\b([BT]\d+)\b")
 
 
-def named_in(path: Path) -> set[int]:
+def named_in(path: Path) -> set[str]:
     """The numbers in the comments of a test."""
-    return {int(n) for comment in COMMENT.findall(path.read_text(encoding="utf-8")) for n in NUMBER.findall(comment)}
+    return {n for comment in COMMENT.findall(path.read_text(encoding="utf-8")) for n in NUMBER.findall(comment)}
 
 
 def check(root: Path) -> list[str]:
     findings = []
+    numbers = [f"B{n}" for n in BEHAVIOURS] + [f"T{n}" for n in TRAPS]
     named = {path.relative_to(root).as_posix(): named_in(path) for path in sorted((root / "tests").rglob("*_test.cpp"))}
-    rows: dict[int, str] = {}
+    rows: dict[str, str] = {}
     for line, text in enumerate((root / "tests/conformance.md").read_text(encoding="utf-8").splitlines(), 1):
         if not (match := ROW.match(text)):
-            if re.match(r"\| *B\d", text):
+            if re.match(r"\| *[BT]\d", text):
                 findings.append(f"tests/conformance.md:{line}: not a row of four cells")
             continue
-        number = int(match[1])
+        number = match[1]
         words, status, where = (cell.strip() for cell in match.groups()[1:])
-        place = f"tests/conformance.md:{line}: B{number}"
+        place = f"tests/conformance.md:{line}: {number}"
         if number in rows:
             findings.append(f"{place} stands twice")
-        if number not in BEHAVIOURS:
+        if number not in numbers:
             findings.append(f"{place} is none of the numbers")
         rows[number] = status
         if status not in STATUSES:
@@ -73,15 +80,15 @@ def check(root: Path) -> list[str]:
                 findings.append(f"{place}: {file} does not name it in a comment")
         if status == "later" and not any(issue in where for issue in LATER):
             findings.append(f"{place}: later, but with which of {', '.join(LATER)}?")
-    for number in BEHAVIOURS:
+    for number in numbers:
         if number not in rows:
-            findings.append(f"tests/conformance.md: B{number} is missing")
-    for file, numbers in named.items():
-        for number in sorted(numbers):
+            findings.append(f"tests/conformance.md: {number} is missing")
+    for file, some in named.items():
+        for number in sorted(some):
             if number in rows and rows[number] not in ("tested", "differs"):
-                findings.append(f"{file} names B{number}, which is '{rows[number]}' in tests/conformance.md")
+                findings.append(f"{file} names {number}, which is '{rows[number]}' in tests/conformance.md")
     counts = {status: sum(1 for s in rows.values() if s == status) for status in STATUSES}
-    print(f"{len(rows)} behaviours: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
+    print(f"{len(rows)} behaviours and traps: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
     if counts["tested"] < AT_LEAST_TESTED:
         findings.append(f"only {counts['tested']} are tested; at least {AT_LEAST_TESTED} must be")
     return findings

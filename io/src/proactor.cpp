@@ -309,6 +309,58 @@ void Proactor::read(Operation& operation, int fd, std::span<std::byte> buffer, s
   started(operation);
 }
 
+void Proactor::accept(Operation& operation, int fd, sockaddr* address, unsigned* length, int flags) {
+  start(operation);
+  ring_->accept(user_data_of(operation), fd, address, length, flags);
+  started(operation);
+}
+
+void Proactor::connect(Operation& operation, int fd, const sockaddr* address, unsigned length) {
+  start(operation);
+  ring_->connect(user_data_of(operation), fd, address, length);
+  started(operation);
+}
+
+void Proactor::receive(Operation& operation, int fd, std::span<std::byte> buffer, int flags) {
+  start(operation);
+  ring_->receive(user_data_of(operation), fd, buffer, flags);
+  started(operation);
+}
+
+void Proactor::send(Operation& operation, int fd, std::span<const std::byte> data, int flags) {
+  start(operation);
+  ring_->send(user_data_of(operation), fd, data, flags);
+  started(operation);
+}
+
+void Proactor::receive_message(Operation& operation, int fd, msghdr* message, int flags) {
+  start(operation);
+  ring_->receive_message(user_data_of(operation), fd, message, flags);
+  started(operation);
+}
+
+void Proactor::send_message(Operation& operation, int fd, const msghdr* message, int flags) {
+  start(operation);
+  ring_->send_message(user_data_of(operation), fd, message, flags);
+  started(operation);
+}
+
+void Proactor::finish(Operation& operation) noexcept {
+  if (attached()) {
+    cancel(operation);
+    try {
+      while (operation.in_flight()) turn(Ring::forever);
+      return;
+    } catch (const std::exception&) {
+      // The kernel refuses to go on.
+    }
+  }
+  if (!operation.in_flight()) return;
+  const bool forked = fork_count_ != forks.load(std::memory_order_relaxed);
+  if (ring_) leave_ring(forked ? Ring::Closer::forked : Ring::Closer::stranger);
+  abandon();
+}
+
 void Proactor::cancel(Operation& operation) noexcept {
   if (operation.state_ != Operation::State::submitted) return;
   if (!attached()) {

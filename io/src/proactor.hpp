@@ -11,11 +11,11 @@
 #include <span>
 #include <string>
 
+#include <ouro/io/detail/operation.hpp>
 #include <ouro/runtime/detail/counter.hpp>
 #include <ouro/runtime/parker.hpp>
 
 #include "fd.hpp"
-#include "operation.hpp"
 #include "ring.hpp"
 
 namespace ouro::detail {
@@ -51,10 +51,23 @@ class Proactor final : public Parker {
   void poll_add(Operation& operation, int fd, unsigned mask);
   // read(2), or pread(2) at `offset`. Lifetime: `buffer` until the last CQE.
   void read(Operation& operation, int fd, std::span<std::byte> buffer, std::uint64_t offset);
+  // accept4(2), connect(2), recv(2), send(2), recvmsg(2), sendmsg(2); none raises SIGPIPE. A descriptor in
+  // non-blocking mode ends them with -EAGAIN where they would wait (connect also then goes on by itself).
+  // Lifetime: all that is pointed to, until the last CQE.
+  void accept(Operation& operation, int fd, sockaddr* address, unsigned* length, int flags);
+  void connect(Operation& operation, int fd, const sockaddr* address, unsigned length);
+  void receive(Operation& operation, int fd, std::span<std::byte> buffer, int flags);
+  void send(Operation& operation, int fd, std::span<const std::byte> data, int flags);
+  void receive_message(Operation& operation, int fd, msghdr* message, int flags);
+  void send_message(Operation& operation, int fd, const msghdr* message, int flags);
 
   // Asks the kernel to end `operation` early. It ends with its last CQE as ever, which may bring a success that was
   // faster. Asking again, or asking for one that is not in flight, does nothing.
   void cancel(Operation& operation) noexcept;
+
+  // Cancels it and waits for its last CQE, for an owner that is being destroyed; other operations that end meanwhile
+  // are completed as ever. On another thread than the last to poll it closes the ring, as the destructor does.
+  void finish(Operation& operation) noexcept;
 
   // How many operations the kernel has not ended yet.
   std::size_t in_flight() const noexcept { return in_flight_; }

@@ -49,11 +49,11 @@
 #include <deque>
 #include <string_view>
 
+#include <ouro/io/detail/operation.hpp>
 #include <ouro/io/errors.hpp>
 #include <ouro/runtime/exceptions.hpp>
 
 #include "fd.hpp"
-#include "operation.hpp"
 
 namespace ouro::detail {
 
@@ -330,25 +330,6 @@ io_uring_sqe& Ring::operation_sqe() {
   io_uring_sqe& kept = queues_->spill.emplace_back();
   ++spilled_;
   return kept;
-}
-
-void Ring::nop(std::uint64_t user_data) {
-  io_uring_sqe& sqe = operation_sqe();
-  ::io_uring_prep_nop(&sqe);
-  sqe.user_data = user_data;
-}
-
-void Ring::poll_add(std::uint64_t user_data, int fd, unsigned mask) {
-  io_uring_sqe& sqe = operation_sqe();
-  ::io_uring_prep_poll_add(&sqe, fd, mask);
-  sqe.user_data = user_data;
-}
-
-void Ring::read(std::uint64_t user_data, int fd, std::span<std::byte> buffer, std::uint64_t offset) {
-  io_uring_sqe& sqe = operation_sqe();
-  const std::size_t bytes_max = 0x7ffff000;  // as read(2)
-  ::io_uring_prep_read(&sqe, fd, buffer.data(), static_cast<unsigned>(std::min(buffer.size(), bytes_max)), offset);
-  sqe.user_data = user_data;
 }
 
 bool Ring::try_cancel(std::uint64_t target, std::uint64_t user_data) noexcept {

@@ -13,6 +13,8 @@
 #include <ouro/runtime/clock.hpp>
 
 struct io_uring_sqe;
+struct msghdr;
+struct sockaddr;
 
 namespace ouro::detail {
 
@@ -84,6 +86,12 @@ class Ring {
   void nop(std::uint64_t user_data);
   void poll_add(std::uint64_t user_data, int fd, unsigned mask);
   void read(std::uint64_t user_data, int fd, std::span<std::byte> buffer, std::uint64_t offset);
+  void accept(std::uint64_t user_data, int fd, sockaddr* address, unsigned* length, int flags);
+  void connect(std::uint64_t user_data, int fd, const sockaddr* address, unsigned length);
+  void receive(std::uint64_t user_data, int fd, std::span<std::byte> buffer, int flags);
+  void send(std::uint64_t user_data, int fd, std::span<const std::byte> data, int flags);
+  void receive_message(std::uint64_t user_data, int fd, msghdr* message, int flags);
+  void send_message(std::uint64_t user_data, int fd, const msghdr* message, int flags);
 
   // Requests of the Proactor itself. False if there is no room; the caller asks again after an enter. Room for a few
   // is kept free of operations.

@@ -5,6 +5,7 @@
 
 #include "drive.hpp"
 #include "shared.hpp"
+#include "wait_graph.hpp"
 #include "worker.hpp"
 
 namespace ouro::detail {
@@ -118,7 +119,12 @@ void Completions::timed_out(void* self) noexcept {
 
 // ---- One who waits ----
 
-const WaiteeKind NextWait::next_kind{&WaitCore::cancel, nullptr, nullptr, "as_completed"};
+const WaiteeKind NextWait::next_kind{&WaitCore::cancel, nullptr, nullptr, "as_completed",
+                                     [](const Waitee& waitee, Needs& needs) {
+                                       const Completions& of = *static_cast<const NextWait&>(waitee).of_;
+                                       needs.any_of();
+                                       for (std::size_t i = 0; i < of.count_; ++i) needs.future(of.nodes_[i].future);
+                                     }};
 
 NextWait::~NextWait() {
   if (!waited()) return;

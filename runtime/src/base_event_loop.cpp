@@ -287,22 +287,27 @@ void BaseEventLoop::wait_for_work() {
     return;
   }
   detail::ReadyNode* seen = nullptr;
+  const TimePoint until = OURO_UNLIKELY(s.awaited && !looked_) && nothing_in_sight(deadline)
+                              ? detail::saturating_add(time(), grace())
+                              : deadline;
   // Release and acquire: pairs with posters on both sides; see LoopState::inbox.
   if (s.inbox.compare_exchange_strong(seen, detail::asleep(), std::memory_order_acq_rel, std::memory_order_relaxed)) {
     ++counters_.parks;
     const TimePoint before = spin_longest_.count() != 0 ? time() : TimePoint();
     try {
-      parker_->park(deadline);
+      parker_->park(until);
     } catch (...) {
       take_inbox(s.inbox.exchange(nullptr, std::memory_order_acquire));
       throw;
     }
     if (spin_longest_.count() != 0) {
       const TimePoint now = time();
-      if (now < deadline && now - before < 2 * spin_longest_) spin_now_ = spin_longest_;  // a spin would have paid
+      if (now < until && now - before < 2 * spin_longest_) spin_now_ = spin_longest_;  // a spin would have paid
     }
   }
   take_inbox(s.inbox.exchange(nullptr, std::memory_order_acquire));
+  looked_ = false;
+  if (OURO_UNLIKELY(until != deadline)) look_if_quiet(until);
 }
 
 bool BaseEventLoop::spin(TimePoint deadline) {
@@ -415,6 +420,7 @@ void BaseEventLoop::run_until_done(detail::FutureState& state) {
       }
     }
   } unlink{stop, state, linked};
+  const Awaited awaited(*this, state);
   try {
     run_forever();
   } catch (...) {

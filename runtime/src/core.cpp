@@ -418,18 +418,6 @@ void throw_cancelled(FutureState& task) {
   throw CancelledError(task);
 }
 
-// std::rethrow_exception, whose argument by value its caller would have to destroy on the unwinder's way. What is
-// passed for that is the address of an exception_ptr, by the ABI that g++ and clang share; it is copied, and stays the
-// caller's. With another standard library than libstdc++ it is the plain call.
-#if defined(__GLIBCXX__)
-[[noreturn]] void rethrow_in_place(const std::exception_ptr& exception) __asm__(
-    "_ZSt17rethrow_exceptionNSt15__exception_ptr13exception_ptrE");
-#else
-[[noreturn]] void rethrow_in_place(const std::exception_ptr& exception) { std::rethrow_exception(exception); }
-#endif
-
-void rethrow_stored(const std::exception_ptr& exception) { rethrow_in_place(exception); }
-
 void reset_unstarted(FutureState& task) noexcept {
   if (!task.has(flag_started)) task.leaf = const_cast<FrameHeader*>(&first_step);
 }

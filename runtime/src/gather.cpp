@@ -7,6 +7,7 @@
 
 #include "drive.hpp"
 #include "shared.hpp"
+#include "wait_graph.hpp"
 #include "worker.hpp"
 
 namespace ouro::detail {
@@ -15,7 +16,13 @@ const WaiteeKind GatherState::gather_kind{
     [](Waitee& self, FutureState&, const std::string& message) noexcept {
       return static_cast<GatherState&>(self).cancel_all(message);
     },
-    nullptr, [](Waitee& self) noexcept { return static_cast<GatherState&>(self).take_suspended_child(); }, "gather"};
+    nullptr, [](Waitee& self) noexcept { return static_cast<GatherState&>(self).take_suspended_child(); }, "gather",
+    // Its own children say of themselves whose they are. Futures it may have let go of when it ends early.
+    [](const Waitee& waitee, Needs& needs) {
+      const auto& self = static_cast<const GatherState&>(waitee);
+      if (!self.nodes || self.stop_requested()) return;
+      for (std::uint32_t i = 0; i < self.count; ++i) needs.future(self.nodes[i].future);
+    }};
 
 GatherState::Trouble& GatherState::trouble_of() {
   if (!trouble) trouble = new Trouble;

@@ -7,6 +7,7 @@
 #include "drive.hpp"
 #include "shared.hpp"
 #include "task_group_state.hpp"
+#include "wait_graph.hpp"
 #include "worker.hpp"
 
 namespace ouro::detail {
@@ -87,7 +88,14 @@ const WaiteeKind GroupJoin::join_kind{
         return &task;
       }
     },
-    "task group"};
+    "task group",
+    [](const Waitee& waitee, Needs& needs) {
+      TaskGroupState& state = *static_cast<const GroupJoin&>(waitee).group_;
+      TaskGroupState::Lock hold(state);
+      for (const ChildList* list : {&state.children, &state.asked}) {
+        for (const GroupChild* child = list->first; child; child = child->after) needs.future(child->task);
+      }
+    }};
 
 std::vector<std::exception_ptr> TaskGroupState::take_errors() {
   std::vector<std::exception_ptr> errors;

@@ -276,22 +276,29 @@ bool BaseEventLoop::sleep_in_group(TimePoint deadline, bool searching) {
     take_inbox(s.inbox.exchange(nullptr, std::memory_order_acquire));
     return false;
   }
+  worker.in_sight = !nothing_in_sight(deadline);
+  if (worker.index == 0) group.grace.store(grace().count(), std::memory_order_relaxed);
   group.idle.fall_asleep(worker.index, searching);
   // The barrier that a strict look needs costs as much as a wake-up, so a short sleep goes without: what it might miss,
   // a push of the same instant whose waker saw it awake, it finds when it looks again.
   const bool strictly = !group.light || worker.slept_once;
+  bool looked = false;
   if (!group.any_visible(strictly)) {
     ++counters_.parks;
     const TimePoint before = strictly && spin_longest_.count() == 0 ? TimePoint() : time();
-    const TimePoint until = strictly ? deadline : std::min(deadline, before + second_look);
+    TimePoint until = strictly ? deadline : std::min(deadline, before + second_look);
+    const bool last = strictly && !worker.in_sight && group.idle.all_asleep();
+    if (OURO_UNLIKELY(last)) until = grace_of_group();
     try {
       parker_->park(until);
     } catch (...) {
       take_inbox(s.inbox.exchange(nullptr, std::memory_order_acquire));
       group.idle.wake_up(worker.index);
+      group.gate.pass(group.idle);
       end_search();
       throw;
     }
+    if (OURO_UNLIKELY(last && until != deadline) && time() >= until) looked = look_in_group();
     if (before != TimePoint()) {
       const TimePoint now = time();
       if (now < until && now - before < 2 * spin_longest_) spin_now_ = spin_longest_;  // a spin would have paid
@@ -299,8 +306,14 @@ bool BaseEventLoop::sleep_in_group(TimePoint deadline, bool searching) {
     }
   }
   // False: somebody else has said so, and counted it among the searchers.
-  group.idle.wake_up(worker.index);
-  take_inbox(s.inbox.exchange(nullptr, std::memory_order_acquire));
+  const bool woken = !group.idle.wake_up(worker.index);
+  group.gate.pass(group.idle);
+  detail::ReadyNode* const came = s.inbox.exchange(nullptr, std::memory_order_acquire);
+  if (OURO_UNLIKELY(group.looked.load(std::memory_order_relaxed)) && !looked &&
+      (woken || came != detail::asleep() || !s.ready.empty())) {
+    group.looked.store(false, std::memory_order_relaxed);
+  }
+  take_inbox(came);
   return true;
 }
 

@@ -96,6 +96,9 @@ class IdleWorkers {
     return true;
   }
 
+  // All sleep, and nobody has been woken. What they did before they fell asleep is visible then.
+  bool all_asleep() const noexcept { return word_.load(std::memory_order_seq_cst) == bit(workers_) - 1; }
+
   // ---- Snapshots ----
   // Zero while none sleeps or searches.
   const Atomic<std::uint64_t>& word() const noexcept { return word_; }

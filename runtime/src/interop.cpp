@@ -27,9 +27,17 @@ void StopLink::cut() noexcept {
 }
 
 StopScope::StopScope(const std::stop_token& token, FutureState& task)
-    : link_(std::make_shared<StopLink>(task, *require_running().loop)), callback_(token, Call{link_}) {}
+    : loop_(require_running()),
+      remote_(token.stop_possible() ? 1 : 0),
+      link_(std::make_shared<StopLink>(task, *loop_.loop)),
+      callback_(token, Call{link_}) {
+  loop_.remote_tasks.fetch_add(remote_, std::memory_order_relaxed);
+}
 
-StopScope::~StopScope() { link_->cut(); }
+StopScope::~StopScope() {
+  link_->cut();
+  loop_.remote_tasks.fetch_sub(remote_, std::memory_order_relaxed);
+}
 
 void throw_stopped() { throw CancelledError("stop was requested"); }
 

@@ -5,14 +5,31 @@
 #include <ouro/runtime/detail/wait_list.hpp>
 #include <ouro/runtime/exceptions.hpp>
 
+#include "drive.hpp"
+#include "wait_graph.hpp"
+
 namespace ouro {
 
 using detail::ListWaiter;
+using detail::Needs;
 using detail::SyncState;
 using detail::WaitList;
 using detail::Wakes;
 
 // ---- Lock ----
+
+bool Lock::try_acquire_shared() noexcept {
+  const detail::LoopState* const here = detail::running_loop;
+  detail::SpinLock::Hold hold(lock_);
+  const bool free = state_ == State::unlocked;
+  if (free) {
+    state_ = State::locked;
+    holder_.task = here ? here->current : nullptr;
+    holder_.newest = here ? here->last_number : 0;
+    holder_.newest_named = here ? here->last_named : 0;
+  }
+  return free;
+}
 
 // It is unlocked, and whose turn is next may lock it.
 void Lock::open(Wakes& wakes) noexcept {
@@ -40,12 +57,17 @@ const detail::SyncKind detail::LockWay::kind = ListWaiter::kind_of(
     },
     [](SyncState& object, ListWaiter&, bool woken, Wakes& wakes) noexcept {
       if (woken) static_cast<Lock&>(object).open(wakes);
+    },
+    [](const SyncState& object, Needs& needs) {
+      const auto& lock = static_cast<const Lock&>(object);
+      if (lock.state_ == Lock::State::locked) needs.holder(lock.holder_, lock.is_shared());
     });
 
 void detail::LockWay::took(Lock& lock, ListWaiter& waiter) noexcept {
   const Lock::Hold hold(lock);
   Lock::forget(waiter);
   lock.state_ = Lock::State::locked;
+  lock.note_this_task(lock.holder_);
 }
 
 // ---- Event ----
@@ -135,6 +157,37 @@ void RWLock::serve(Wakes& wakes) noexcept {
   }
 }
 
+void RWLock::note_holder() noexcept {
+  for (detail::Holder& place : holders_) {
+    if (place.task) continue;
+    note_this_task(place);
+    return;
+  }
+}
+
+// If it is given back by somebody else, nobody can tell for whom.
+void RWLock::forget_holder() noexcept {
+  detail::Holder here;
+  note_this_task(here);
+  for (detail::Holder& place : holders_) {
+    if (!here.task || place.task != here.task) continue;
+    place.task = nullptr;
+    return;
+  }
+  for (detail::Holder& place : holders_) place.task = nullptr;
+}
+
+void RWLock::tell_holders(const SyncState& object, Needs& needs) {
+  const auto& lock = static_cast<const RWLock&>(object);
+  bool known = false;
+  for (const detail::Holder& place : lock.holders_) {
+    if (!place.task) continue;
+    needs.holder(place, lock.is_shared());
+    known = true;
+  }
+  if (!known && lock.readers_ != 0) needs.holder(detail::Holder(), lock.is_shared());
+}
+
 void RWLock::leave(Wakes& wakes) noexcept {
   readers_ = readers_ == writer ? 0 : readers_ - 1;
   serve(wakes);
@@ -144,6 +197,7 @@ void RWLock::release_read() {
   Wakes wakes;
   const Hold hold(*this);
   if (readers_ <= 0) throw RuntimeError("RWLock is not acquired for reading.");
+  forget_holder();
   leave(wakes);
 }
 
@@ -151,6 +205,7 @@ void RWLock::release_write() {
   Wakes wakes;
   const Hold hold(*this);
   if (readers_ != writer) throw RuntimeError("RWLock is not acquired for writing.");
+  forget_holder();
   leave(wakes);
 }
 
@@ -173,7 +228,7 @@ const detail::SyncKind detail::ReadWay::kind = ListWaiter::kind_of(
       lock.woken_.push_back(waiter);
       return nullptr;
     },
-    &RWLock::pass_on);
+    &RWLock::pass_on, &RWLock::tell_holders);
 
 const detail::SyncKind detail::WriteWay::kind = ListWaiter::kind_of(
     "RWLock",
@@ -184,11 +239,12 @@ const detail::SyncKind detail::WriteWay::kind = ListWaiter::kind_of(
       lock.woken_.push_back(waiter);
       return nullptr;
     },
-    &RWLock::pass_on);
+    &RWLock::pass_on, &RWLock::tell_holders);
 
 void detail::ReadWay::took(RWLock& lock, ListWaiter& waiter) noexcept {
   const RWLock::Hold hold(lock);
   RWLock::forget(waiter);
+  lock.note_holder();
 }
 void detail::WriteWay::took(RWLock& lock, ListWaiter& waiter) noexcept { ReadWay::took(lock, waiter); }
 

@@ -55,6 +55,11 @@ void move_here(FutureState& task) noexcept {
   if (here && here->worker && &here->worker->group == group_of_record(task)) set_home(task, *here);
 }
 
+void settle_here(FutureState& task) noexcept {
+  publish(task);
+  if (task.floating()) move_here(task);
+}
+
 void wake_shared(FutureState& task) noexcept {
   if (!task.floating() && running_loop == task.home) task.waiting_on = nullptr;
   make_ready(task);

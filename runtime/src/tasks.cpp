@@ -8,6 +8,7 @@
 
 #include "drive.hpp"
 #include "shared.hpp"
+#include "wait_graph.hpp"
 #include "worker.hpp"
 
 namespace ouro {
@@ -31,6 +32,12 @@ inline void start_eagerly(LoopState& home, FutureState& state) {
   drive_here(state.leaf);
   home.current = outer;
   if (!state.done()) suspended_eagerly(home, state);
+}
+
+// The task has no number that would say which of two is older; so it gets one of another series.
+void name_new(LoopState& home, FutureState& state, std::string_view name) {
+  set_name(state, name);
+  rare_if(state)->named_as = home.last_named += home.number_step;
 }
 
 // Lets the factory see the task and change the options. If it throws, the record becomes a coroutine again, and its
@@ -60,7 +67,7 @@ void apply_factory(LoopState& home, FutureState& state, TaskOptions& options) {
 
 // Its name and its context.
 void equip(LoopState& home, FutureState& state, const TaskOptions& options) {
-  if (!options.name.empty()) set_name(state, options.name);
+  if (!options.name.empty()) name_new(home, state, options.name);
   if (OURO_LIKELY(!contexts_in_use())) return;
   give_context(state, options.context);
   if (Rare* rare = state.rare ? rare_if(state) : nullptr; rare && !rare->named) rare->number = new_number(home);
@@ -126,7 +133,7 @@ OURO_NOINLINE void schedule_in_group(LoopState& home, bool floats, FutureState& 
   if (home.closed) throw RuntimeError("Event loop is closed", "make a new loop with new_event_loop()");
   LoopState* here = running_loop;
   if (home.debug && !floats) check_thread(home, "create_task");
-  equip(home, state, options);
+  equip(here && here->worker ? *here : home, state, options);
   state.home = &home;
   state.leaf = const_cast<FrameHeader*>(&first_step);
   if (state.rare == 0) state.rare = std::uintptr_t{new_number(home)} << 1 | 1;
@@ -228,14 +235,10 @@ std::vector<std::source_location> AnyTask::get_stack() const {
     return stack;  // its own thread may be running it
   }
   if (state.done() || !state.has(detail::flag_started) || !state.waiting_on) return stack;
-  stack.push_back(state.waiting_on->site);
-  if (state.has(detail::flag_foreign)) return stack;
-  void* frame = state.leaf;
-  while (frame != state.frame()) {
-    auto* inner = reinterpret_cast<detail::FutureState*>(static_cast<char*>(frame) + sizeof(detail::FrameHeader));
-    stack.push_back(inner->awaiter->site);
-    frame = inner->awaiter->parent.address();
-  }
+  detail::walk_awaits(state, [&stack](const std::source_location& site) {
+    stack.push_back(site);
+    return true;
+  });
   return stack;
 }
 

@@ -9,6 +9,7 @@
 
 #include "drive.hpp"
 #include "shared.hpp"
+#include "wait_graph.hpp"
 #include "worker.hpp"
 
 namespace ouro {
@@ -105,7 +106,14 @@ bool WaitCore::cancel(Waitee& self, FutureState& task, const std::string&) noexc
 
 // ---- Several ----
 
-const WaiteeKind ManyWait::wait_kind{&WaitCore::cancel, nullptr, nullptr, "wait"};
+const WaiteeKind ManyWait::wait_kind{&WaitCore::cancel, nullptr, nullptr, "wait",
+                                     [](const Waitee& waitee, Needs& needs) {
+                                       const auto& self = static_cast<const ManyWait&>(waitee);
+                                       // An exception would do, and whoever does not wait for ever may throw one.
+                                       if (self.options_.return_when != ReturnWhen::all_completed) needs.any_of();
+                                       for (std::size_t i = 0; i < self.count_; ++i)
+                                         needs.future(self.nodes_[i].future);
+                                     }};
 
 void ManyWait::check_options() const {
   if (options_.return_when > ReturnWhen::all_completed) {
@@ -182,7 +190,10 @@ void ManyWait::drop_nodes() noexcept {
 
 // ---- A shield ----
 
-const WaiteeKind ShieldAwaiterBase::shield_kind{&WaitCore::cancel, nullptr, nullptr, "shield"};
+const WaiteeKind ShieldAwaiterBase::shield_kind{
+    &WaitCore::cancel, nullptr, nullptr, "shield", [](const Waitee& waitee, Needs& needs) {
+      needs.future(static_cast<const ShieldAwaiterBase&>(waitee).future_.get());
+    }};
 
 ShieldAwaiterBase::~ShieldAwaiterBase() { node_.drop(); }
 

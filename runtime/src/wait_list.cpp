@@ -7,6 +7,7 @@
 
 #include "drive.hpp"
 #include "shared.hpp"
+#include "wait_graph.hpp"
 #include "worker.hpp"
 
 namespace ouro::detail {
@@ -22,6 +23,8 @@ LoopState* SyncState::home_of_new() noexcept {
   LoopState* const here = running_loop;
   return here && !here->worker ? here : nullptr;
 }
+
+const LoopState* SyncState::loop_of_thread() noexcept { return running_loop; }
 
 // ---- Waking ----
 
@@ -163,6 +166,15 @@ bool ListWaiter::cancel_wait(Waitee& waitee, FutureState& task, const std::strin
   task.set(flag_deliver_cancel);
   detail::wake(task);
   return true;
+}
+
+void ListWaiter::tell_needs(const Waitee& waitee, Needs& needs) {
+  const auto& self = static_cast<const ListWaiter&>(waitee);
+  if (self.stage() == Stage::orphan) return needs.destroyed();
+  if (self.stage() != Stage::waiting) return;
+  SyncState::Hold hold(*self.object_);
+  const auto* how = static_cast<const SyncKind*>(self.kind);
+  if (how->holders && self.stage() == Stage::waiting) how->holders(*self.object_, needs);
 }
 
 }  // namespace ouro::detail

@@ -30,6 +30,7 @@
 #include "barrier.hpp"
 #include "idle_workers.hpp"
 #include "inject_queue.hpp"
+#include "quiet_gate.hpp"
 #include "registry.hpp"
 #include "steal_deque.hpp"
 
@@ -59,6 +60,7 @@ struct Worker {
   GatherShare* unstealable = nullptr;  // shares for which the deque had no memory
   bool may_run = false;                // its Runner runs the loop; nobody else does
   bool slept_once = false;             // long enough for a second look: the next one is strict
+  bool in_sight = true;                // while it sleeps: something that it knows of may wake it
   bool looking = false;                // the loop looks at the ring and the timers: what that wakes runs next
   std::int64_t oldest = 0;             // the place of the oldest entry of the deque,
   std::uint32_t oldest_looks = 0;      // and for how many looks it has been that
@@ -119,6 +121,10 @@ class WorkerGroup {
 
   Atomic<FutureState*> main{nullptr};  // the task of which the run is, for comparison alone; while that runs
   bool ending = false;                 // all have stopped, and what is left is destroyed
+
+  QuietGate gate;
+  Atomic<Duration::rep> grace{Duration::max().count()};  // before a look, as the first loop had it when it fell asleep
+  Atomic<bool> looked{false};  // for a deadlock, since a worker last woke up; relaxed: a look too many does no harm
 
   // One cancellation at a time walks over tasks and gathers.
   std::recursive_mutex cancelling;

@@ -130,6 +130,7 @@ void join_group(WorkerGroup& group, BaseEventLoop& loop) {
   group.workers.push_back(std::make_unique<Worker>(group, place, state));
   state.worker = group.workers.back().get();
   state.last_number = place;
+  state.last_named = place;
   state.number_step = group.size;
   update_special(state);
 }

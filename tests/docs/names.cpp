@@ -1,7 +1,11 @@
 // Every name of the table in README.md, used: check_blocks.py compares the two, and this compiles and runs.
 #include <ouro/ouro.hpp>
 
+#include <sys/socket.h>
+
+#include <array>
 #include <coroutine>
+#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -62,6 +66,11 @@ ouro::Coroutine<> coroutines_and_tasks() {
   std::vector<int> numbers{1, 2, 3};
   results = co_await ouro::map(f, numbers, {.limit = 2});
   check(results == numbers, "map");
+  ouro::MapLimit limit(1);
+  limit.set(limit.get() + 1);
+  auto as_they_come = ouro::map_unordered(f, numbers, limit);
+  static_assert(ouro::AsyncIterable<decltype(as_they_come)>);
+  while (auto one = co_await as_they_come.next()) check(one->value == numbers[one->index], "map_unordered");
   ouro::ForkScope scope;
   int forked = 0, called = 0;
   co_await scope.fork(forked, f(1));
@@ -99,6 +108,7 @@ ouro::Coroutine<> futures() {
   static_assert(std::is_base_of_v<ouro::RuntimeError, ouro::InvalidStateError>);
   static_assert(std::is_base_of_v<ouro::RuntimeError, ouro::StopIteration>);
   static_assert(std::is_base_of_v<ouro::RuntimeError, ouro::TimeoutError>);
+  static_assert(std::is_base_of_v<ouro::RuntimeError, ouro::DeadlockError>);
   static_assert(std::is_base_of_v<std::exception, ouro::ValueError>);
   static_assert(std::is_base_of_v<ouro::OSError, ouro::FileNotFoundError>);
   static_assert(std::is_base_of_v<ouro::ConnectionError, ouro::ConnectionRefusedError>);
@@ -126,6 +136,9 @@ ouro::Coroutine<> deadlines_and_groups() {
   auto all = ouro::as_completed(tasks);
   ouro::Task<int> task = *co_await all.next();
   check(!expired && done.size() + pending.size() == 2 && sum == 9 && co_await ouro::shield(task) > 3, "waits");
+  std::vector attempts{[] { return f(6); }};
+  auto race = co_await ouro::staggered_race(attempts, 250ms);
+  check(race.winner_result == 6 && race.winner_index == 0U && !race.exceptions.front(), "staggered_race");
 
   ouro::TaskGroup group;
   group.create_task(f(6));
@@ -144,6 +157,21 @@ ouro::Coroutine<> deadlines_and_groups() {
     auto [values, rest] = errors.split<ouro::ValueError>();
     check(errors.exceptions().size() == 1 && values && !rest && errors.leaves().size() == 1, "ExceptionGroup");
     check(!errors.subgroup<ouro::OSError>(), "subgroup");
+  }
+}
+
+// ---- Names and addresses ----
+
+ouro::Coroutine<> names_and_addresses() {
+  std::vector<ouro::AddressInfo> found = co_await ouro::getaddrinfo("localhost", 80, {.type = SOCK_STREAM});
+  ouro::Address address = ouro::Address::ip("127.0.0.1", 80);
+  check(!found.empty() && ouro::Address::parse("127.0.0.1:80") == address, "getaddrinfo, Address");
+  check(address.host() == "127.0.0.1" && address.port() == 80, "host, port");
+  check(ouro::Address::unix_path("/run/socket").str() == "/run/socket", "unix_path, str");
+  try {
+    co_await ouro::getnameinfo(ouro::Address());
+  } catch (const ouro::gaierror& error) {
+    check(error.operation() == "getnameinfo", "gaierror");
   }
 }
 
@@ -336,6 +364,7 @@ void loop_by_hand() {
   loop->call_exception_handler({.message = "told", .exception = nullptr, .task = {}, .created = {}});
   loop->set_debug(true);
   loop->slow_callback_duration = 1s;
+  loop->deadlock_grace = 2s;
   loop->set_spin(10us);
   loop->set_task_factory(ouro::eager_task_factory);
   check(loop->get_debug() && loop->get_task_factory() && reports == 1, "the loop's settings");
@@ -363,12 +392,41 @@ ouro::Coroutine<int> several_loops() {
   co_return co_await floating + co_await pinned;
 }
 
+// ---- Sockets ----
+
+ouro::Coroutine<> sockets() {
+  ouro::EventLoop& loop = ouro::get_running_loop();
+  ouro::Socket server(AF_INET);
+  server.bind(ouro::Address::ip("127.0.0.1", 0));
+  server.listen();
+  ouro::Socket client(AF_INET);
+  co_await loop.sock_connect(client, server.getsockname());
+  auto [connection, peer] = co_await loop.sock_accept(server);
+  check(peer == client.getsockname(), "sock_accept");
+  co_await loop.sock_sendall(connection, "hello");
+  std::string hello = co_await loop.sock_recv(client, 2);
+  std::array<std::byte, 3> rest;
+  check(co_await loop.sock_recv_into(client, rest) == 3 && hello == "he", "sock_recv");
+
+  ouro::Socket one(AF_INET, SOCK_DGRAM);
+  one.bind(ouro::Address::ip("127.0.0.1", 0));
+  check(co_await loop.sock_sendto(one, "x", one.getsockname()) == 1, "sock_sendto");
+  auto [datagram, from] = co_await loop.sock_recvfrom(one, 10);
+  check(datagram == "x" && from == one.getsockname(), "sock_recvfrom");
+
+  bool called = false;
+  loop.add_writer(client.fileno(), [&called](bool value) { called = value; }, true);
+  loop.add_reader(client.fileno(), [] {});
+  while (!called) co_await ouro::sleep(0s);
+  check(loop.remove_writer(client.fileno()) && loop.remove_reader(client.fileno()), "watches");
+}
+
 }  // namespace
 
 int main() {
   check(ouro::run(several_loops(), {.workers = 4, .pin_to_cores = true}) == 3, "several loops");
-  for (auto* part :
-       {coroutines_and_tasks, futures, deadlines_and_groups, generators, threads, locks, queues, contexts, interop})
+  for (auto* part : {coroutines_and_tasks, futures, deadlines_and_groups, names_and_addresses, generators, threads,
+                     locks, queues, sockets, contexts, interop})
     ouro::run(part(), {.spin = 0us});
   loop_by_hand();
   policies_and_runners();

@@ -42,6 +42,27 @@ TEST(OSError, ReadsWellWithoutAnObject) {
   EXPECT_EQ(error.hint(), "");
 }
 
+// Several failures told as one: the class and the number are those of the errno still.
+TEST(OSError, MayHaveATextOfItsOwn) {
+  try {
+    throw_os_error(ECONNREFUSED, "connect", "", "hint", "both refused");
+    FAIL() << "returned";
+  } catch (const ConnectionRefusedError& error) {
+    EXPECT_STREQ(error.what(), "both refused");
+    EXPECT_STREQ(static_cast<const std::exception&>(error).what(), "both refused");
+    EXPECT_EQ(error.errno_value(), ECONNREFUSED);
+    EXPECT_EQ(error.operation(), "connect");
+    EXPECT_EQ(error.hint(), "hint");
+  }
+}
+
+TEST(OSError, StillHasATextWhenItHasBeenMovedFrom) {
+  OSError error(ENOENT, "open", "/nowhere");
+  const OSError other = std::move(error);
+  EXPECT_NE(error.what(), nullptr);  // NOLINT: that is what is asked
+  EXPECT_STREQ(other.what(), "open /nowhere: No such file or directory");
+}
+
 TEST(OSError, IsChosenByErrno) {
   expect_class<BlockingIOError>(EAGAIN);
   expect_class<BlockingIOError>(EWOULDBLOCK);

@@ -168,6 +168,37 @@ TEST_P(GroupChannels, FromAnyThread) {
   EXPECT_EQ(sum.load(), 500500);
 }
 
+// Received or refused: who finds it closed knows that close() has left it.
+TEST_P(GroupChannels, WhoFindsItClosedMayBeItsEnd) {
+  run([]() -> Coroutine<> {
+    for (int i = 0; i < 3000; ++i) {
+      test::Grave<Channel<int>> channel(1U);
+      Task<> closes = spawn([&channel]() -> Coroutine<> {
+        channel->close();
+        co_return;
+      });
+      if (i % 3 == 0) co_await test::until([&] { return channel->closed(); });
+      bool refused = false;
+      if (i % 2 == 0) {
+        EXPECT_FALSE(co_await channel->recv());
+      } else {
+        for (int n = 0; !refused; ++n) {
+          try {
+            co_await channel->send(n);
+            static_cast<void>(channel->try_recv());
+          } catch (const QueueShutDown&) {
+            refused = true;
+          }
+          co_await sleep(0s);
+        }
+      }
+      channel.bury();
+      co_await closes;
+      EXPECT_TRUE(channel.untouched()) << i;
+    }
+  });
+}
+
 INSTANTIATE_TEST_SUITE_P(Workers, GroupChannels, testing::Values(2U, 4U), testing::PrintToStringParamName());
 
 }  // namespace

@@ -274,6 +274,24 @@ TEST_P(GroupLocks, ALockOfTheWholeProcess) {
   EXPECT_EQ(counted, 3 * 4 * 100);
 }
 
+// Whether it was found set, or woke who waited: the one that sets it has left it.
+TEST_P(GroupLocks, AnEventMayGoAsSoonAsAWaitForItHasReturned) {
+  run([]() -> Coroutine<> {
+    for (int i = 0; i < 3000; ++i) {
+      test::Grave<Event> event;
+      Task<> sets = spawn([&event]() -> Coroutine<> {
+        event->set();
+        co_return;
+      });
+      if (i % 2 == 0) co_await test::until([&] { return event->is_set(); });
+      co_await event->wait();
+      event.bury();
+      co_await sets;
+      EXPECT_TRUE(event.untouched()) << i;
+    }
+  });
+}
+
 INSTANTIATE_TEST_SUITE_P(Workers, GroupLocks, testing::Values(2U, 4U), testing::PrintToStringParamName());
 
 }  // namespace

@@ -132,7 +132,7 @@ TEST_F(GroupNames, AllTasksAreThoseThatHaveSuspendedOnAnyLoop) {
   run(main);
 }
 
-// B301
+// B301, T18
 TEST_F(GroupNames, AllTasksMayBeAskedForWhileTheyComeAndGo) {
   const auto main = []() -> Coroutine<> {
     std::atomic<bool> over{false};

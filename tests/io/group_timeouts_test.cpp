@@ -16,19 +16,11 @@ namespace ouro {
 namespace {
 
 using namespace std::chrono_literals;
+using test::end_of;
 
 class GroupTimeouts : public test::GroupsOfAnySize {};
 INSTANTIATE_TEST_SUITE_P(Workers, GroupTimeouts, testing::Values(1U, 2U, 4U));
 
-template <class A>
-Coroutine<std::string> end_of(A awaitable) {
-  try {
-    co_await std::move(awaitable);
-  } catch (...) {
-    co_return test::describe(std::current_exception());
-  }
-  co_return "";
-}
 constexpr const char* timed_out = "TimeoutError: the deadline has passed";
 
 Coroutine<int> yields(int times) {

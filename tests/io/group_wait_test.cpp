@@ -19,19 +19,10 @@ namespace ouro {
 namespace {
 
 using namespace std::chrono_literals;
+using test::end_of;
 
 class GroupWait : public test::GroupsOfAnySize {};
 INSTANTIATE_TEST_SUITE_P(Workers, GroupWait, testing::Values(1U, 2U, 4U));
-
-template <class A>
-Coroutine<std::string> end_of(A awaitable) {
-  try {
-    co_await std::move(awaitable);
-  } catch (...) {
-    co_return test::describe(std::current_exception());
-  }
-  co_return "";
-}
 
 Coroutine<int> yields(int times) {
   for (int i = 0; i < times; ++i) co_await sleep(0s);

@@ -26,7 +26,6 @@
 #include <ouro/io/errors.hpp>
 #include <ouro/runtime/exceptions.hpp>
 
-#include "operation.hpp"
 #include "proactor.hpp"
 
 namespace ouro::detail {

@@ -403,7 +403,7 @@ TEST_F(Interrupted, CancelsTheMainTaskAndThrowsKeyboardInterrupt) {  // B17
   EXPECT_TRUE(is_default());
 }
 
-TEST_F(Interrupted, WakesTheLoopThatSleepsInTheRing) {  // B17
+TEST_F(Interrupted, WakesTheLoopThatSleepsInTheRing) {  // B17 T19
   for (const bool directed : {true, false}) {
     for (const std::chrono::nanoseconds spin : {0ns, 50'000ns}) {
       std::thread signaller;

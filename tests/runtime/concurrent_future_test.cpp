@@ -231,7 +231,7 @@ TEST(RunCoroutineThreadsafe, PassesOnTheErrorOfTheTaskFactory) {
   EXPECT_EQ(handled, 1);
 }
 
-// B298
+// B298, T21
 TEST(RunCoroutineThreadsafe, CancelReachesTheTask) {
   LoopThread there;
   std::atomic<int> trace{0};

@@ -148,7 +148,7 @@ TEST_F(EagerTest, AFutureCanBeAwaitedInTheEagerStep) {
   });
 }
 
-// B251
+// B251, T18
 TEST_F(EagerTest, CurrentTaskIsTheNewOneDuringTheStepAndTheOldOneAfterIt) {
   run([&]() -> Coroutine<> {
     AnyTask outer = current_task();

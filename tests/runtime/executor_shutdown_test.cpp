@@ -52,7 +52,7 @@ TEST_F(ExecutorShutdownTest, WaitsForTheThreads) {
   EXPECT_TRUE(ran);
 }
 
-// B66
+// B66, T22
 TEST_F(ExecutorShutdownTest, AfterTheTimeoutSaysSoAndLeavesTheThreadsToThemselves) {
   auto stuck = std::make_shared<StuckExecutor>();
   loop.set_default_executor(stuck);

@@ -392,6 +392,7 @@ TEST(RunInExecutor, ACancelledJobThatHasNotStartedNeverRuns) {
   EXPECT_EQ(ran, 0);
 }
 
+// T22
 TEST(RunInExecutor, ACancelledJobThatRunsIsLetGo) {
   auto loop = make_loop();
   std::latch running(1);

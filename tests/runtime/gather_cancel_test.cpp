@@ -175,7 +175,7 @@ TEST_F(GatherCancelTest, GoesThroughNestedGathersToTheInnermostChildren) {
   EXPECT_THAT(log_, ElementsAre("a1 cancelled: m", "a2 cancelled: m", "b1 cancelled: m", "b2 cancelled: m"));
 }
 
-// B182
+// B182, T7
 TEST_F(GatherCancelTest, AChildThatSwallowsTheCancellationDoesNotHideIt) {
   auto stubborn = [this]() -> Coroutine<int> {
     try {

@@ -206,7 +206,7 @@ TEST_F(GatherTest, EnsureFutureOfAnEmptyOneNeedsARunningLoop) {
   EXPECT_EQ(run(gather()), std::tuple<>());
 }
 
-// B180
+// B180, T7
 TEST_F(GatherTest, TakesFuturesThatAreDoneBeforeDuringAndAfter) {
   run([&]() -> Coroutine<> {
     std::vector<Future<int>> futures;

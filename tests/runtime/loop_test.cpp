@@ -117,7 +117,7 @@ TEST_F(LoopLife, RunsAgainAfterAnException) {  // B27
   EXPECT_TRUE(errors().empty());
 }
 
-TEST_F(LoopLife, LetsAKeyboardInterruptOutAndLosesNothing) {  // B29
+TEST_F(LoopLife, LetsAKeyboardInterruptOutAndLosesNothing) {  // B29 T19
   loop().call_soon(note(1));
   loop().call_soon([]() -> void { throw KeyboardInterrupt(); });
   loop().call_soon(note(2));
@@ -129,7 +129,7 @@ TEST_F(LoopLife, LetsAKeyboardInterruptOutAndLosesNothing) {  // B29
   EXPECT_TRUE(errors().empty());
 }
 
-TEST_F(LoopLife, LetsAKeyboardInterruptOfATaskOut) {  // B29
+TEST_F(LoopLife, LetsAKeyboardInterruptOfATaskOut) {  // B29 T19
   EXPECT_THROW(loop().run_until_complete(interrupt()), KeyboardInterrupt);
   Task<> task = loop().create_task(interrupt());
   EXPECT_THROW(loop().run_forever(), KeyboardInterrupt);
@@ -486,7 +486,7 @@ TEST_F(LoopLife, CallsWithANegativeDelaySoonInOrderOfTime) {  // B47
   EXPECT_EQ(log, (std::vector<int>{-3, -2, -1, 0}));
 }
 
-TEST_F(LoopLife, NeverCallsEarlierThanAskedAndSleepsOnceForEach) {  // B48
+TEST_F(LoopLife, NeverCallsEarlierThanAskedAndSleepsOnceForEach) {  // B48 T23
   const TimePoint start = clock().now();
   for (const Duration delay : {Duration(1), Duration(999), Duration(1'000'001), Duration(131'071), Duration(131'073)}) {
     loop().call_later(delay, [this, when = start + delay] { EXPECT_EQ(clock().now(), when); });

@@ -84,6 +84,17 @@ TEST_P(Queues, HaveABound) {
   }
 }
 
+TEST_P(Queues, WhileAnItemIsPromisedItMayBeEmptyAndFull) {
+  auto queue = make<Queue<int>>(QueueOptions{.maxsize = 1});
+  note("got", [&] { return queue->get(); });
+  turn(2);
+  queue->put_nowait(1);
+  EXPECT_TRUE(queue->empty() && queue->full());
+  turn(2);
+  EXPECT_TRUE(queue->empty() && !queue->full());
+  EXPECT_EQ(ended, std::vector<std::string>{"got"});
+}
+
 // B283
 TEST_P(Queues, HaveAnOrder) {
   auto fifo = make<Queue<int>>();

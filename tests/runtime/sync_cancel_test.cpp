@@ -153,6 +153,26 @@ class ConditionContract final : public Contract {
   Condition condition_{lock_};
 };
 
+class ConditionLockContract final : public Contract {
+ public:
+  explicit ConditionLockContract(bool guarded) : guarded_(guarded) { lock_.try_acquire(); }
+  Coroutine<> wait() override {
+    if (guarded_) {
+      auto guard = co_await condition_.scoped();
+    } else {
+      co_await condition_.acquire();
+      condition_.release();
+    }
+  }
+  void complete() override { lock_.release(); }
+  bool untouched() override { return lock_.try_acquire(); }
+
+ private:
+  const bool guarded_;
+  Lock lock_;
+  Condition condition_{lock_};
+};
+
 // One more comes; if the first one was cancelled, that one waits.
 class BarrierContract final : public Contract {
  public:
@@ -263,6 +283,8 @@ class SyncCancel : public test::SyncTest {
       {"RWLock::scoped_write", [] { return std::make_unique<WriteContract>(true); }},
       {"Condition::wait", [] { return std::make_unique<ConditionContract>(false); }},
       {"Condition::wait_for", [] { return std::make_unique<ConditionContract>(true); }},
+      {"Condition::acquire", [] { return std::make_unique<ConditionLockContract>(false); }},
+      {"Condition::scoped", [] { return std::make_unique<ConditionLockContract>(true); }},
       {"Barrier::wait", [this] { return std::make_unique<BarrierContract>(loop); }},
       {"Queue::get", [] { return std::make_unique<GetContract>(); }},
       {"Queue::put", [] { return std::make_unique<PutContract>(); }},
@@ -317,7 +339,34 @@ TEST_P(SyncCancel, LeavesBehindWhatItSays) {
   }
 }
 
-// Barrier::reset and Barrier::abort never wait; what is there at once is given, though a cancellation is due.
+// Those that never wait do what they do, though a cancellation is due; the next await hears of it.
+TEST_P(SyncCancel, WhatNeverWaitsIsDone) {
+  struct Action {
+    const char* what;
+    Coroutine<> (*use)(Barrier& barrier);
+    bool breaks;
+  };
+  const Action actions[]{
+      {"Barrier::reset", [](Barrier& barrier) -> Coroutine<> { co_await barrier.reset(); }, false},
+      {"Barrier::abort", [](Barrier& barrier) -> Coroutine<> { co_await barrier.abort(); }, true},
+  };
+  for (const Action& action : actions) {
+    auto barrier = make<Barrier>(1);
+    bool done = false;
+    Task<> task = loop.create_task([](Barrier& b, const Action& a, bool& after) -> Coroutine<> {
+      current_task().cancel();
+      co_await a.use(b);
+      after = true;
+      co_await sleep(0s);
+    }(*barrier, action, done));
+    turn(4);
+    EXPECT_TRUE(task.cancelled()) << action.what;
+    EXPECT_TRUE(done) << action.what;
+    EXPECT_EQ(barrier->broken(), action.breaks) << action.what;
+  }
+}
+
+// What is there at once is given as well.
 TEST_P(SyncCancel, WhatDoesNotWaitIsDone) {
   auto barrier = make<Barrier>(1);
   auto lock = make<Lock>();
@@ -326,8 +375,6 @@ TEST_P(SyncCancel, WhatDoesNotWaitIsDone) {
   int done = 0;
   Task<> task = loop.create_task([](Barrier& b, Lock& l, Queue<int>& q, Channel<int>& c, int& n) -> Coroutine<> {
     current_task().cancel();
-    co_await b.abort();
-    co_await b.reset();
     n += static_cast<int>(co_await b.wait() == 0);
     co_await l.acquire();
     co_await q.put(1);

@@ -3,7 +3,6 @@
 
 #include <chrono>
 #include <exception>
-#include <memory>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -13,7 +12,6 @@
 #include <ouro/runtime/sleep.hpp>
 #include <ouro/runtime/taskgroups.hpp>
 #include <ouro/runtime/tasks.hpp>
-#include <ouro/runtime/thread_parker.hpp>
 #include <ouro/runtime/timeouts.hpp>
 
 #include "support/loop_fixture.hpp"
@@ -113,13 +111,12 @@ TEST_F(TaskGroupLifeTest, CancelBeforeAndAfter) {
 
 TEST_F(TaskGroupLifeTest, AGroupThatIsOverOutlivesItsLoop) {
   TaskGroup group;  // goes last
-  BaseEventLoop other(std::make_unique<ThreadParker>());
   const auto main = [&]() -> Coroutine<> {
     group.create_task(yields());
     co_await group.join();
   };
-  other.run_until_complete(main());
-  other.close();
+  run(main());
+  destroy_loop();
 }
 
 TEST_F(TaskGroupLifeTest, ABodyWithoutAResultBecauseOfCancel) {

@@ -23,6 +23,7 @@ namespace {
 
 using namespace std::chrono_literals;
 using test::describe;
+using test::end_of;
 using testing::StrEq;
 
 class TimeoutTest : public testing::Test {
@@ -38,15 +39,6 @@ class TimeoutTest : public testing::Test {
 };
 
 // What awaiting it threw, or "".
-template <class A>
-Coroutine<std::string> end_of(A awaitable) {
-  try {
-    co_await std::move(awaitable);
-  } catch (...) {
-    co_return describe(std::current_exception());
-  }
-  co_return "";
-}
 
 Coroutine<int> sleeps_for(Duration delay, int result = 7) {
   co_await sleep(delay);

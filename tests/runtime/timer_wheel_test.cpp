@@ -232,6 +232,7 @@ TEST_F(TimerWheelEdges, EmptyWheelHasNothing) {
   EXPECT_EQ(wheel.size(), 0U);
 }
 
+// T23
 TEST_F(TimerWheelEdges, FiresAtItsNanosecondAndNotBefore) {
   for (const std::int64_t delay : {std::int64_t{1}, tick_ns - 1, tick_ns, 64 * tick_ns, 4096 * tick_ns + 7}) {
     TimerNode& timer = arm(now + Duration(delay));
@@ -243,6 +244,7 @@ TEST_F(TimerWheelEdges, FiresAtItsNanosecondAndNotBefore) {
   }
 }
 
+// T23
 TEST_F(TimerWheelEdges, MaxNeverFiresAndMinFiresAtOnce) {
   TimerNode& endless = arm(TimePoint::max());
   EXPECT_EQ(wheel.next_deadline(), TimePoint::max());

@@ -25,6 +25,7 @@ namespace {
 
 using namespace std::chrono_literals;
 using test::describe;
+using test::end_of;
 using testing::ElementsAre;
 using testing::IsEmpty;
 
@@ -43,16 +44,6 @@ class WaitTest : public testing::Test {
   test::SimulatedLoop sim;
   const TimePoint start = sim.clock().now();
 };
-
-template <class A>
-Coroutine<std::string> end_of(A awaitable) {
-  try {
-    co_await std::move(awaitable);
-  } catch (...) {
-    co_return describe(std::current_exception());
-  }
-  co_return "";
-}
 
 Coroutine<int> sleeps_for(Duration delay, int result = 7) {
   co_await sleep(delay);

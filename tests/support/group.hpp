@@ -3,11 +3,15 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <cstring>
+#include <iterator>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <string>
 #include <thread>
 #include <utility>
@@ -71,6 +75,31 @@ class Crowd {
   std::atomic<int> most_{0};
 };
 
+// The place of an object that may go while others are about to leave it: who touches it after that is found out.
+template <class T>
+class Grave {
+ public:
+  template <class... Args>
+  explicit Grave(Args... args) {
+    ::new (static_cast<void*>(bytes_)) T(args...);
+  }
+  Grave(const Grave&) = delete;
+
+  T& operator*() noexcept { return *std::launder(reinterpret_cast<T*>(bytes_)); }
+  T* operator->() noexcept { return &**this; }
+  void bury() noexcept {
+    std::destroy_at(&**this);
+    std::memset(bytes_, mark, sizeof(T));
+  }
+  bool untouched() const noexcept {
+    return std::all_of(std::begin(bytes_), std::end(bytes_), [](unsigned char byte) { return byte == mark; });
+  }
+
+ private:
+  static constexpr unsigned char mark = 0xdd;
+  alignas(T) unsigned char bytes_[sizeof(T)];
+};
+
 // Holds its thread until so many have come: they pass only if as many threads are here at the same time.
 inline void meet(std::atomic<int>& arrived, int expected) {
   ++arrived;
@@ -105,6 +134,7 @@ class Reports {
 inline std::unique_ptr<EventLoop> quiet_loop() {
   auto loop = std::make_unique<Watched<EventLoop>>();
   loop->set_exception_handler([](EventLoop&, const ExceptionContext& context) { Reports::add(context); });
+  loop->deadlock_grace = hangs_after;
   return loop;
 }
 

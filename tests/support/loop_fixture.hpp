@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 
+#include <chrono>
 #include <cstdint>
 #include <exception>
 #include <memory>
@@ -51,6 +52,17 @@ inline std::string describe(const std::exception_ptr& exception) {
   }
 }
 
+// What awaiting it throws, as describe() says it; "" if it gives a result.
+template <class A>
+Coroutine<std::string> end_of(A awaitable) {
+  try {
+    co_await std::move(awaitable);
+  } catch (...) {
+    co_return describe(std::current_exception());
+  }
+  co_return "";
+}
+
 // What `f` throws, as describe() says it; "nothing" if it returns.
 template <class F>
 std::string thrown_by(F&& f) {
@@ -74,10 +86,14 @@ class Counted {
   int* alive_;
 };
 
+// What waits for longer than that is a hang, even on a machine with much else to do: the report says who waits.
+inline constexpr std::chrono::seconds hangs_after(20);
+
 class LoopTest : public testing::Test {
  protected:
   LoopTest() {
     loop.set_exception_handler([this](BaseEventLoop&, const ExceptionContext& context) { reports.push_back(context); });
+    loop.deadlock_grace = hangs_after;
   }
 
   // Runs the loop until the awaitable is done; gives its result or throws its exception.

@@ -1,11 +1,14 @@
 // All of ouro.
 #pragma once
 
+#include <ouro/io/addresses.hpp>
 #include <ouro/io/errors.hpp>
 #include <ouro/io/event_loop.hpp>
 #include <ouro/io/policies.hpp>
 #include <ouro/io/processors.hpp>
+#include <ouro/io/resolver.hpp>
 #include <ouro/io/runners.hpp>
+#include <ouro/io/sockets.hpp>
 #include <ouro/runtime/as_completed.hpp>
 #include <ouro/runtime/awaitable.hpp>
 #include <ouro/runtime/base_event_loop.hpp>
@@ -27,9 +30,11 @@
 #include <ouro/runtime/interop.hpp>
 #include <ouro/runtime/locks.hpp>
 #include <ouro/runtime/map.hpp>
+#include <ouro/runtime/map_unordered.hpp>
 #include <ouro/runtime/queues.hpp>
 #include <ouro/runtime/shutdown.hpp>
 #include <ouro/runtime/sleep.hpp>
+#include <ouro/runtime/staggered.hpp>
 #include <ouro/runtime/taskgroups.hpp>
 #include <ouro/runtime/tasks.hpp>
 #include <ouro/runtime/threads.hpp>

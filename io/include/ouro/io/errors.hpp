@@ -19,9 +19,12 @@ namespace ouro {
 // both would have std::exception as a base twice, and no catch (const std::exception&) would see it.
 class OURO_EXPORT OSError : public std::system_error {
  public:
-  OSError(int error, std::string_view operation, std::string_view object, std::string hint = {});
+  // `text`: what() instead, where several failures are told as one.
+  OSError(int error, std::string_view operation, std::string_view object, std::string hint = {}, std::string text = {});
 
-  // The errno; positive.
+  const char* what() const noexcept override;
+
+  // The errno; positive. Of a gaierror, its EAI_* number.
   int errno_value() const noexcept { return code().value(); }
 
   // What was attempted, such as "connect".
@@ -32,6 +35,11 @@ class OURO_EXPORT OSError : public std::system_error {
 
   // What to do about it, in a sentence or two; empty where there is nothing to add.
   const std::string& hint() const noexcept;
+
+ protected:
+  // With a code of another category than errno's.
+  OSError(const std::error_code& code, std::string_view operation, std::string_view object, std::string hint,
+          std::string text = {});
 
  private:
   struct Texts;
@@ -124,7 +132,7 @@ class OURO_EXPORT ProcessLookupError : public OSError {
 
 // Throws the child of OSError that Python would choose for `error` (an errno, positive), or OSError itself.
 // Threads: any. Throws: always.
-[[noreturn]] OURO_EXPORT void throw_os_error(int error, std::string_view operation, std::string_view object,
-                                             std::string hint = {});
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_os_error(int error, std::string_view operation, std::string_view object,
+                                                        std::string hint = {}, std::string text = {});
 
 }  // namespace ouro

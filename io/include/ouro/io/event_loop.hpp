@@ -1,15 +1,32 @@
-// The loop that programs use: a BaseEventLoop that sleeps in io_uring.
+// The loop that programs use: a BaseEventLoop that sleeps in io_uring, with the operations that need one.
 #pragma once
 
+#include <concepts>
+#include <cstddef>
 #include <functional>
 #include <memory>
+#include <span>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
 
+#include <ouro/io/addresses.hpp>
+#include <ouro/io/detail/watchers.hpp>
+#include <ouro/io/resolver.hpp>
+#include <ouro/io/sockets.hpp>
 #include <ouro/runtime/base_event_loop.hpp>
 #include <ouro/runtime/clock.hpp>
 #include <ouro/runtime/config.hpp>
+#include <ouro/runtime/futures.hpp>
 #include <ouro/runtime/parker.hpp>
 
 namespace ouro {
+namespace detail {
+class Proactor;
+// What carries out the loop's operations; nullptr: it sleeps on something else.
+Proactor* proactor_of(const EventLoop& loop) noexcept;
+}  // namespace detail
 
 // One event loop. A thread runs one at a time; a loop may be made on one thread and run on another.
 //
@@ -28,8 +45,108 @@ class OURO_EXPORT EventLoop : public BaseEventLoop {
   void set_exception_handler(ExceptionHandler handler);
   const ExceptionHandler& get_exception_handler() const noexcept { return handler_; }
 
+  // ---- Descriptors ----
+
+  // Calls `callback(args...)` once a turn for as long as `fd` can be read (written), or has an error or hung up; in
+  // place of the callback that it had for that. If the kernel cannot watch it, the exception handler hears of it, and
+  // it is watched no more.
+  // Threads: the loop's. Throws: RuntimeError for a loop without a ring, ValueError for a negative descriptor.
+  // Lifetime: call remove_* before the descriptor is closed.
+  template <class F, class... Args>
+    requires std::invocable<std::decay_t<F>&, std::decay_t<Args>&...>
+  void add_reader(int fd, F&& callback, Args&&... args) {
+    watch(fd, detail::Watchers::For::reading, std::forward<F>(callback), std::forward<Args>(args)...);
+  }
+  template <class F, class... Args>
+    requires std::invocable<std::decay_t<F>&, std::decay_t<Args>&...>
+  void add_writer(int fd, F&& callback, Args&&... args) {
+    watch(fd, detail::Watchers::For::writing, std::forward<F>(callback), std::forward<Args>(args)...);
+  }
+  // The callback is not called any more, even if it stands in the queue already. False if there was none.
+  bool remove_reader(int fd) { return watchers().remove(fd, detail::Watchers::For::reading); }
+  bool remove_writer(int fd) { return watchers().remove(fd, detail::Watchers::For::writing); }
+
+  // ---- Sockets ----
+  //
+  // Each is awaited by a task of this loop, or of one of its group: then it is the ring of the loop on which the task
+  // runs that carries it out. One at a time on a socket for each direction.
+  // Suspends: always, but for an empty sock_sendall. Throws: OSError, RuntimeError on another loop's task.
+  // Lifetime: the socket and the buffer, until it has been awaited.
+
+  // The next connection of a listening socket, and whose it is. If cancelled: CancelledError, unless a connection came
+  // first: that is given, and the cancellation is due at the next await.
+  [[nodiscard("it does nothing until it is awaited")]] detail::SockAccept sock_accept(const Socket& socket) {
+    return detail::SockAccept(*this, socket);
+  }
+  // Connects, or for a datagram socket sets who the other side is. If cancelled: CancelledError, unless it ended first;
+  // the socket is then of no use but to be closed.
+  [[nodiscard("it does nothing until it is awaited")]] detail::SockConnect sock_connect(const Socket& socket,
+                                                                                        const Address& address) {
+    return detail::SockConnect(*this, socket, address);
+  }
+  // Up to `bytes` bytes; none: the other side has ended. If cancelled: CancelledError, unless data came first: that is
+  // given, and the cancellation is due at the next await.
+  [[nodiscard("it does nothing until it is awaited")]] detail::SockReceive sock_recv(const Socket& socket,
+                                                                                     std::size_t bytes) {
+    return detail::SockReceive(*this, socket, bytes);
+  }
+  // The same into `buffer`; gives how many.
+  [[nodiscard("it does nothing until it is awaited")]] detail::SockReceiveInto sock_recv_into(
+      const Socket& socket, std::span<std::byte> buffer) {
+    return detail::SockReceiveInto(*this, socket, buffer);
+  }
+  // A datagram, cut off at `bytes` bytes, and its sender. If cancelled: as sock_recv.
+  [[nodiscard("it does nothing until it is awaited")]] detail::SockReceiveFrom sock_recvfrom(const Socket& socket,
+                                                                                             std::size_t bytes) {
+    return detail::SockReceiveFrom(*this, socket, bytes);
+  }
+  [[nodiscard("it does nothing until it is awaited")]] detail::SockReceiveFromInto sock_recvfrom_into(
+      const Socket& socket, std::span<std::byte> buffer) {
+    return detail::SockReceiveFromInto(*this, socket, buffer);
+  }
+  // Sends all of it. If cancelled: CancelledError, and how much was sent is unknown; unless all was.
+  [[nodiscard("it does nothing until it is awaited")]] detail::SockSendAll sock_sendall(
+      const Socket& socket, std::span<const std::byte> data) {
+    return detail::SockSendAll(*this, socket, data);
+  }
+  [[nodiscard("it does nothing until it is awaited")]] detail::SockSendAll sock_sendall(const Socket& socket,
+                                                                                        std::string_view data) {
+    return detail::SockSendAll(*this, socket, std::as_bytes(std::span(data)));
+  }
+  // Sends one datagram; gives how many bytes went. If cancelled: CancelledError, unless it was sent.
+  [[nodiscard("it does nothing until it is awaited")]] detail::SockSendTo sock_sendto(const Socket& socket,
+                                                                                      std::span<const std::byte> data,
+                                                                                      const Address& address) {
+    return detail::SockSendTo(*this, socket, data, address);
+  }
+  [[nodiscard("it does nothing until it is awaited")]] detail::SockSendTo sock_sendto(const Socket& socket,
+                                                                                      std::string_view data,
+                                                                                      const Address& address) {
+    return detail::SockSendTo(*this, socket, std::as_bytes(std::span(data)), address);
+  }
+
+  // ---- Names ----
+
+  // As the functions of the same names (resolver.hpp), with this loop's default executor.
+  [[nodiscard]] Future<std::vector<AddressInfo>> getaddrinfo(std::string_view host, std::string_view service,
+                                                             AddressInfoOptions options = {});
+  [[nodiscard]] Future<std::vector<AddressInfo>> getaddrinfo(std::string_view host, int port,
+                                                             AddressInfoOptions options = {});
+  [[nodiscard]] Future<NameInfo> getnameinfo(const Address& address, int flags = 0);
+
  private:
+  friend detail::Proactor* detail::proactor_of(const EventLoop& loop) noexcept;
+
+  detail::Watchers& watchers();
+  template <class F, class... Args>
+  void watch(int fd, detail::Watchers::For what, F&& callback, Args&&... args) {
+    using Callback = detail::TypedWatchCallback<std::decay_t<F>, std::decay_t<Args>...>;
+    watchers().add(fd, what, std::make_unique<Callback>(std::forward<F>(callback), std::forward<Args>(args)...));
+  }
+
   ExceptionHandler handler_;
+  detail::Proactor* proactor_ = nullptr;
+  std::unique_ptr<detail::Watchers> watchers_;
 };
 
 }  // namespace ouro

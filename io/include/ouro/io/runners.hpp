@@ -43,7 +43,7 @@ class OURO_EXPORT Runner {
   // Runs a coroutine, or what else can be awaited or called for one, in a task, and gives its result.
   // All runs have one context: what a main task sets, the next one sees. It begins as a copy of the caller's.
   // Throws: what it threw; RuntimeError when the runner is closed or a loop runs on this thread; KeyboardInterrupt if
-  // SIGINT ended it.
+  // SIGINT ended it; DeadlockError if it waits for tasks that wait for each other.
   template <class A>
     requires(Awaitable<std::remove_cvref_t<A>> || CoroutineCallable<std::decay_t<A>&>)
   decltype(auto) run(A&& awaitable, std::source_location where = std::source_location::current()) {
@@ -125,7 +125,8 @@ OURO_EXPORT std::vector<EventLoop*> workers();
 OURO_EXPORT EventLoop& current_loop();
 
 // Runs `main` on a new loop, and closes that: the usual way into a program.
-// Throws: what main threw; RuntimeError inside a running loop.
+// Throws: what main threw; RuntimeError inside a running loop; DeadlockError if main waits, through whatever others,
+// for tasks that wait for each other: all are cancelled and awaited then.
 template <class A>
   requires(Awaitable<std::remove_cvref_t<A>> || CoroutineCallable<std::decay_t<A>&>)
 decltype(auto) run(A&& main, RunOptions options = {}, std::source_location where = std::source_location::current()) {

@@ -24,8 +24,9 @@
 namespace ouro {
 
 namespace detail {
-[[noreturn]] OURO_EXPORT void throw_nan_delay();
-}
+class WaitGraph;
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_nan_delay();
+}  // namespace detail
 
 // What a loop has done so far. Each number was true at some moment of the call that gave it.
 struct LoopCounters {
@@ -41,25 +42,6 @@ struct LoopCounters {
   std::uint64_t steal_attempts = 0;  // looks at another worker
   std::uint64_t wakeups = 0;         // of other workers, for work that they may take
 };
-
-namespace detail {
-
-// Arms a timer on its loop's thread; lets go of it if that never comes to it.
-class ArmLater {
- public:
-  ArmLater(BaseEventLoop& loop, CallbackNode& node) noexcept : loop_(&loop), node_(&node) {}
-  ArmLater(ArmLater&& other) noexcept : loop_(other.loop_), node_(std::exchange(other.node_, nullptr)) {}
-  ~ArmLater() {
-    if (node_) node_->abandon();
-  }
-  OURO_EXPORT void operator()();
-
- private:
-  BaseEventLoop* loop_;
-  CallbackNode* node_;
-};
-
-}  // namespace detail
 
 // Runs callbacks and tasks on one thread, and sleeps on its Parker when there are none.
 //
@@ -82,7 +64,8 @@ class OURO_EXPORT BaseEventLoop {
 
   // Runs until the awaitable is done, and gives its result or throws its exception. A future or task given as an lvalue
   // keeps its result; a coroutine, a gather or a callable becomes a task.
-  // Throws: as run_forever; ValueError for a future of another loop; RuntimeError if the loop is stopped before.
+  // Throws: as run_forever; ValueError for a future of another loop; RuntimeError if the loop is stopped before;
+  // DeadlockError if the awaitable waits, through whatever others, for tasks that wait for each other.
   template <class A>
     requires Awaitable<std::remove_cvref_t<A>>
   decltype(auto) run_until_complete(A&& awaitable, std::source_location where = std::source_location::current()) {
@@ -229,7 +212,8 @@ class OURO_EXPORT BaseEventLoop {
   // ---- Executors ----
 
   // Runs `f(args...)` on a thread of `executor` (nullptr: the default one) and gives its result as a future.
-  // If the future is cancelled: a job that has not started never will; one that runs is not interrupted.
+  // If cancelled: so is the future: a job that has not started when the loop hears of that never will; one that runs
+  // is not interrupted.
   // Throws: RuntimeError if the loop is closed, or the executor shut down or full.
   template <class F, class... Args>
     requires std::invocable<std::decay_t<F>, std::decay_t<Args>...>
@@ -269,6 +253,13 @@ class OURO_EXPORT BaseEventLoop {
   bool get_debug() const noexcept { return state_->debug; }
   // In debug mode a callback or a step of a task that takes longer is reported.
   std::chrono::nanoseconds slow_callback_duration = std::chrono::milliseconds(100);
+
+  // All tasks wait, and nothing that the loop can see will wake one: no timer, operation, job of an executor, or task
+  // for which another thread waits. After that time run() and run_until_complete() look who waits for whom. If they
+  // need tasks that wait for each other, DeadlockError is thrown; else the exception handler hears, once, which tasks
+  // wait where for what, and they wait on: other threads may help. The maximum: never. In a group the first loop's
+  // counts.
+  std::chrono::nanoseconds deadlock_grace = std::chrono::seconds(1);
 
   // How long it looks for work before it sleeps; zero: not at all. It adapts: less and less while that does not pay.
   void set_spin(std::chrono::nanoseconds longest) noexcept;
@@ -378,6 +369,31 @@ class OURO_EXPORT BaseEventLoop {
   void run_node_debug(detail::ReadyNode& node);
   void look();
   void wait_for_work();
+  // A run that would never end: src/deadlock.cpp
+  class Awaited {
+   public:
+    Awaited(BaseEventLoop& loop, detail::FutureState& state) noexcept;
+    ~Awaited() { state_.awaited = nullptr; }
+    Awaited(const Awaited&) = delete;
+
+   private:
+    detail::LoopState& state_;
+  };
+  struct Findings {
+    std::string error;
+    std::string ring;
+    std::string waits;
+    bool is_empty() const noexcept { return error.empty() && ring.empty() && waits.empty(); }
+  };
+  bool nothing_in_sight(TimePoint deadline) const noexcept;
+  std::chrono::nanoseconds grace() const noexcept;
+  void look_if_quiet(TimePoint until);
+  void look_for_deadlock();
+  Findings findings_of(detail::WaitGraph& graph);
+  void tell(Findings& found);
+  TimePoint grace_of_group() const noexcept;
+  bool look_in_group() noexcept;
+  void report_wait(std::string text) noexcept;
   // In a group: src/group_turns.cpp
   void run_group_turns();
   void run_entry(detail::ReadyNode* entry, bool stolen);
@@ -411,6 +427,11 @@ class OURO_EXPORT BaseEventLoop {
     detail::Counter runs, turns, looks, parks, spins, posts;
   };
   Counters counters_;
+  std::uint64_t run_number_ = 0;           // of run_until_done()
+  bool looked_ = false;                    // since something last happened
+  bool ring_reported_ = false;             // in this run
+  bool wait_reported_ = false;             // likewise
+  std::chrono::nanoseconds last_look_{0};  // how long it took
   TaskFactory factory_;
   ExceptionHandler exception_handler_;
   std::function<void()> interrupt_handler_;

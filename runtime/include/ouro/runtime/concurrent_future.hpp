@@ -205,10 +205,10 @@ OURO_EXPORT void set_executor_thread(ExecutorThread* thread) noexcept;
 // The executor whose thread this is, or nullptr. To be compared: it may have been destroyed.
 OURO_EXPORT const Executor* executor_of_this_thread() noexcept;
 
-[[noreturn]] OURO_EXPORT void throw_uninitialised_concurrent();
-[[noreturn]] OURO_EXPORT void throw_concurrent_timeout();
-[[noreturn]] OURO_EXPORT void throw_concurrent_cancelled();
-[[noreturn]] OURO_EXPORT void throw_null_exception();
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_uninitialised_concurrent();
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_concurrent_timeout();
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_concurrent_cancelled();
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_null_exception();
 
 }  // namespace detail
 

@@ -143,8 +143,9 @@ class Condition {
   Condition(const Condition&) = delete;
   Condition& operator=(const Condition&) = delete;
 
-  // The lock's.
+  // The lock's. If cancelled: as Lock's.
   auto acquire() noexcept { return lock_->acquire(); }
+  // If cancelled: as Lock's.
   auto scoped() noexcept { return lock_->scoped(); }
   void release() { lock_->release(); }
   bool locked() const noexcept { return lock_->locked(); }

@@ -14,7 +14,7 @@ namespace ouro {
 
 namespace detail {
 struct FutureState;
-[[noreturn]] OURO_EXPORT void throw_cancelled(FutureState& task);
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_cancelled(FutureState& task);
 }  // namespace detail
 
 // Arrives at the await point of a task that was cancelled. It is no std::exception, so that catch (const
@@ -73,6 +73,13 @@ class OURO_EXPORT GeneratorExit{};
 
 // A deadline passed.
 class OURO_EXPORT TimeoutError : public RuntimeError {
+ public:
+  using RuntimeError::RuntimeError;
+};
+
+// Tasks wait for each other, so that what run() or run_until_complete() waits for never ends. The text says which task
+// waits where for whom.
+class OURO_EXPORT DeadlockError : public RuntimeError {
  public:
   using RuntimeError::RuntimeError;
 };

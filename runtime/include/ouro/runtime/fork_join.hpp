@@ -183,7 +183,6 @@ class JoinAwaiter {
 // throws it when all have ended. fork() and call() throw nothing of a child's, so that the way from a fork to its join
 // is straight. A scope that goes before its join, by what the caller itself throws there or lets through (a plain
 // co_await may throw CancelledError), terminates the program.
-// If cancelled: join() cancels the children, and throws CancelledError when they have ended.
 // Threads: the task's that forks, until the join. The results may be written by others until join() returns.
 // Lifetime: results, and what children refer to, are declared before the scope; all outlive the join.
 // all_tasks() names children of a floating task that wait only once their parent does.
@@ -195,6 +194,7 @@ class ForkScope {
   ForkScope(ForkScope&&) = delete;
 
   // Starts `child`; what it returns goes to `result`.
+  // If cancelled: the child has been started, unless the scope was cancelled before; join() hears of it.
   // Throws at the co_await: std::bad_alloc; RuntimeError for a coroutine that was awaited before, and in another task.
   template <class T>
     requires(std::is_default_constructible_v<T> && std::is_move_assignable_v<T>)
@@ -206,6 +206,7 @@ class ForkScope {
   }
 
   // Runs `child` in place, as co_await would; an error waits for the join.
+  // If cancelled: so is the child; join() throws CancelledError.
   template <class T>
     requires(std::is_default_constructible_v<T> && std::is_move_assignable_v<T>)
   [[nodiscard("a call runs when it is awaited")]] auto call(T& result, Coroutine<T> child) noexcept {
@@ -216,6 +217,7 @@ class ForkScope {
   }
 
   // Waits until all children have ended.
+  // If cancelled: so are the children; when they have ended, CancelledError is thrown.
   // Throws at the co_await: what the first of them has thrown; CancelledError.
   [[nodiscard("a join waits when it is awaited")]] auto join() noexcept { return detail::JoinAwaiter(state_); }
 

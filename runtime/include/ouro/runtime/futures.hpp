@@ -59,8 +59,8 @@ struct DoneCall {
 OURO_EXPORT CallbackToken add_done_waiter(FutureState& state, DoneWaiter& waiter, CallbackNode& node);
 OURO_EXPORT std::size_t remove_done_waiters(FutureState& state, CallbackToken token, void (*function)()) noexcept;
 OURO_EXPORT void notify_done_waiter(Waiter& self, FutureState& done) noexcept;
-[[noreturn]] OURO_EXPORT void throw_uninitialised();
-[[noreturn]] OURO_EXPORT void throw_already_done(const FutureState& state);
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_uninitialised();
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_already_done(const FutureState& state);
 // In a group nobody else can end the future from here to settle(), or to give_claim_back().
 OURO_EXPORT void check_settable(FutureState& state, const char* operation);
 OURO_EXPORT void give_claim_back(FutureState& state) noexcept;
@@ -274,7 +274,7 @@ class OURO_EXPORT AnyFuture {
 //
 // Threads: its loop's. Other threads complete it through call_soon_threadsafe.
 // Lifetime: the result lives until the last copy goes; so do, for a task, its by-value arguments.
-// If the wait for it is cancelled: so is the future (shield protects it).
+// If cancelled: while it is awaited, so is the future (shield protects it).
 template <class T = void>
 class Future : public AnyFuture {
  public:

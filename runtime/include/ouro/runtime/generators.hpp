@@ -25,10 +25,10 @@
 namespace ouro {
 namespace detail {
 
-[[noreturn]] OURO_EXPORT void throw_stop_iteration();
-[[noreturn]] OURO_EXPORT void throw_generator_running();
-[[noreturn]] OURO_EXPORT void throw_send_unstarted();
-[[noreturn]] OURO_EXPORT void throw_nothing_to_send();
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_stop_iteration();
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_generator_running();
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_send_unstarted();
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_nothing_to_send();
 [[noreturn]] OURO_EXPORT void rethrow_given(std::exception_ptr exception);
 
 // co_yield in a Generator: nothing to decide but what the expression gives.
@@ -303,7 +303,7 @@ class [[nodiscard("a generator runs only when it is asked for values")]] AsyncGe
 // Closes every asynchronous generator that has started on `loop`, or on any loop of its group, and has not ended, all
 // at the same time. What their clean-up throws goes to the loop's exception handler, and so does a generator that is
 // running: it cannot be closed. A generator that starts later is reported.
-// If cancelled: generators that are not closed yet are closed by their own tasks, if the loop runs on.
+// If cancelled: so is the clean-up that it waits for; the others go on in tasks of their own, if the loop runs on.
 inline Coroutine<> shutdown_asyncgens(BaseEventLoop& loop) {
   const detail::FutureState& task = detail::require_task("shutdown_asyncgens");
   detail::LoopState& home = detail::close_asyncgens(detail::state_of(loop));

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <concepts>
+#include <cstdint>
 #include <exception>
 #include <future>
 #include <memory>
@@ -47,7 +48,7 @@ class OURO_EXPORT StopLink {
   BaseEventLoop* loop_;
 };
 
-// Links a task to a token for as long as it lives.
+// Links a task to a token for as long as it lives. So long a thread may cancel the task: it is no deadlock.
 class OURO_EXPORT StopScope {
  public:
   StopScope(const std::stop_token& token, FutureState& task);
@@ -59,6 +60,8 @@ class OURO_EXPORT StopScope {
     std::shared_ptr<StopLink> link;
     void operator()() const { StopLink::request(link); }
   };
+  LoopState& loop_;
+  const std::uint32_t remote_;  // 1, or 0 if nobody can request a stop
   std::shared_ptr<StopLink> link_;
   std::stop_callback<Call> callback_;
 };

@@ -145,13 +145,14 @@ class OURO_EXPORT Lock : public detail::SyncState {
   // Suspends: unless it is unlocked, and nobody is about to lock it. Throws: RuntimeError for a lock of another loop.
   // If cancelled: it is not locked by the caller, and whose turn is next has it.
   auto acquire() noexcept { return detail::AcquireAwaiter<detail::LockWay, bool>(*this); }
-  // The same, and gives a Guard, which unlocks it.
+  // The same, and gives a Guard, which unlocks it. If cancelled: as acquire().
   auto scoped() noexcept { return detail::AcquireAwaiter<detail::LockWay, Guard>(*this); }
   // Locks it if it is unlocked and nobody is about to lock it.
   bool try_acquire() noexcept {
-    const Hold hold(*this);
+    if (OURO_UNLIKELY(!home_)) return try_acquire_shared();
     if (state_ != State::unlocked) return false;
     state_ = State::locked;
+    note_this_task(holder_);
     return true;
   }
 
@@ -175,10 +176,12 @@ class OURO_EXPORT Lock : public detail::SyncState {
   friend struct detail::LockWay;
   enum class State : std::uint8_t { unlocked, locked, promised };
 
+  bool try_acquire_shared() noexcept;
   void release_or_wake();
   void open(detail::Wakes& wakes) noexcept;
 
   State state_ = State::unlocked;
+  detail::Holder holder_;  // while it is locked
   detail::WaitList waiting_;
   detail::WaitList woken_;  // the one to which it is promised
 };
@@ -233,7 +236,7 @@ class OURO_EXPORT Semaphore : public detail::SyncState {
   // Suspends: if locked(). Throws: RuntimeError for a semaphore of another loop.
   // If cancelled: no permit is taken; one that was meant for the caller goes to whose turn is next.
   auto acquire() noexcept { return detail::AcquireAwaiter<detail::SemaphoreWay, bool>(*this); }
-  // The same, and gives a Guard, which gives the permit back.
+  // The same, and gives a Guard, which gives the permit back. If cancelled: as acquire().
   auto scoped() noexcept { return detail::AcquireAwaiter<detail::SemaphoreWay, Guard>(*this); }
   // Takes a permit unless locked().
   bool try_acquire() noexcept {
@@ -302,20 +305,23 @@ class OURO_EXPORT RWLock : public detail::SyncState {
   // If cancelled: the caller does not write, and whose turn is next has it.
   auto acquire_write() noexcept { return detail::AcquireAwaiter<detail::WriteWay, bool>(*this); }
   // They give guards.
-  // If cancelled: as acquire_read() and acquire_write().
+  // If cancelled: as acquire_read().
   auto scoped_read() noexcept { return detail::AcquireAwaiter<detail::ReadWay, ReadGuard>(*this); }
+  // If cancelled: as acquire_write().
   auto scoped_write() noexcept { return detail::AcquireAwaiter<detail::WriteWay, WriteGuard>(*this); }
   // Without waiting, if acquire_read() or acquire_write() would not wait.
   bool try_acquire_read() noexcept {
     const Hold hold(*this);
     if (readers_ < 0 || !waiting_.empty()) return false;
     ++readers_;
+    note_holder();
     return true;
   }
   bool try_acquire_write() noexcept {
     const Hold hold(*this);
     if (readers_ != 0 || !waiting_.empty()) return false;
     readers_ = writer;
+    note_holder();
     return true;
   }
 
@@ -333,11 +339,15 @@ class OURO_EXPORT RWLock : public detail::SyncState {
   friend struct detail::ReadWay;
   friend struct detail::WriteWay;
   static constexpr std::ptrdiff_t writer = -1;
+  void note_holder() noexcept;
+  void forget_holder() noexcept;
+  static void tell_holders(const detail::SyncState& object, detail::Needs& needs);
   void serve(detail::Wakes& wakes) noexcept;
   void leave(detail::Wakes& wakes) noexcept;
   static void pass_on(detail::SyncState& object, detail::ListWaiter& waiter, bool woken, detail::Wakes& wakes) noexcept;
 
   std::ptrdiff_t readers_ = 0;  // or `writer`
+  detail::Holder holders_[4];   // some of those who read, or who writes
   detail::WaitList waiting_;
   detail::WaitList woken_;  // count among the readers, or are the writer, and have not run
 };

@@ -31,8 +31,8 @@ struct MapOptions {
 
 namespace detail {
 
-[[noreturn]] OURO_EXPORT void throw_zero_limit();
-[[noreturn]] OURO_EXPORT void throw_too_many_elements();
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_zero_limit();
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_too_many_elements();
 
 template <class F, class View, bool Outcomes>
 class MapAwaiter final : public GatherState {

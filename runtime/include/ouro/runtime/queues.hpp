@@ -189,7 +189,7 @@ class BasicQueue : public QueueState {
     return size_ - promised_;
   }
   bool empty() const noexcept { return qsize() == 0; }
-  // True if put_nowait() would not find room.
+  // True if put_nowait() would not find room. While an item is promised, both this and empty() may be true.
   bool full() const noexcept {
     const Hold hold(*this);
     return maxsize_ > 0 && size_ + reserved_ >= static_cast<std::size_t>(maxsize_);

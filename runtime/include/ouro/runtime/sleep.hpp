@@ -22,7 +22,7 @@ namespace detail {
 OURO_EXPORT void arm_sleep(FutureState& task, TimerNode& timer, Duration delay) noexcept;
 OURO_EXPORT void arm_sleep_until(FutureState& task, TimerNode& timer, TimePoint deadline) noexcept;
 OURO_EXPORT void disarm(LoopState& home, TimerNode& timer) noexcept;
-[[noreturn]] OURO_EXPORT void throw_nan_delay();
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_nan_delay();
 
 class SleepAwaiterBase : public Waitee {
  public:
@@ -115,15 +115,16 @@ Duration checked_delay(std::chrono::duration<Rep, Period> delay) {
 }  // namespace detail
 
 // Suspends the current task for at least `delay`. A delay of zero or less gives every other ready task a turn, and
-// comes back in the next one. If cancelled: the timer is gone, and CancelledError is thrown. Throws: ValueError for a
-// NaN.
+// comes back in the next one.
+// Throws: ValueError for a NaN.
+// If cancelled: the timer is gone, and CancelledError is thrown.
 template <class Rep, class Period>
 [[nodiscard("sleep does nothing until it is awaited")]] detail::SleepAwaiter sleep(
     std::chrono::duration<Rep, Period> delay) {
   return detail::SleepAwaiter(detail::checked_delay(delay));
 }
 
-// The same, and gives `result`.
+// The same, and gives `result`. If cancelled: that is gone, too.
 template <class Rep, class Period, class R>
 [[nodiscard("sleep does nothing until it is awaited")]] detail::SleepResultAwaiter<std::decay_t<R>> sleep(
     std::chrono::duration<Rep, Period> delay, R&& result) {

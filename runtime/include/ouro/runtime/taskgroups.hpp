@@ -170,7 +170,7 @@ class OURO_EXPORT TaskGroup {
 
 namespace detail {
 
-[[noreturn]] OURO_EXPORT void throw_group_cancelled();
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_group_cancelled();
 
 template <class F, class... Args>
 using GroupBody = std::invoke_result_t<F&, TaskGroup&, Args&&...>;

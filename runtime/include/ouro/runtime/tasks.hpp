@@ -52,6 +52,7 @@ class OURO_EXPORT AnyTask : public AnyFuture {
 // A scheduled coroutine. It runs whether or not the handle is kept: the loop owns it until it is done.
 //
 // Threads, Lifetime: as Future. Awaiting an rvalue task moves the result out.
+// If cancelled: while it is awaited, so is the task (shield protects it). One that has not run never runs a line.
 template <class T = void>
 class Task : public Future<T> {
  public:

@@ -25,7 +25,8 @@ namespace ouro {
 
 // Runs `f(args...)` on a thread of the running loop's default executor, at once, in a copy of the current context; the
 // future is its result.
-// If the future is cancelled: a call that has not begun never will; one that runs is not interrupted.
+// If cancelled: so is the future: a call that has not begun when the loop hears of that never will; one that runs is
+// not interrupted.
 // Throws: RuntimeError without a running loop, and when the executor is shut down or full.
 template <class F, class... Args>
   requires std::invocable<std::decay_t<F>, std::decay_t<Args>...>
@@ -46,7 +47,9 @@ namespace detail {
 // when the task is done or destroyed, on the loop's thread; from then on the loop may be destroyed.
 class OURO_EXPORT RemoteTask {
  public:
-  RemoteTask(FutureState& task, BaseEventLoop& loop) noexcept : task_(&task), loop_(&loop) {}
+  RemoteTask(FutureState& task, BaseEventLoop& loop) noexcept : task_(&task), loop_(&loop) {
+    loop.state().remote_tasks.fetch_add(1, std::memory_order_relaxed);
+  }
 
   // Threads: any.
   static void cancel(const std::shared_ptr<RemoteTask>& self) {
@@ -64,6 +67,7 @@ class OURO_EXPORT RemoteTask {
   // The loop's thread.
   void cut() noexcept {
     const std::lock_guard lock(mutex_);
+    if (loop_) loop_->state().remote_tasks.fetch_sub(1, std::memory_order_relaxed);
     task_ = nullptr;
     loop_ = nullptr;
   }
@@ -249,8 +253,8 @@ auto run_coroutine_threadsafe(BaseEventLoop& loop, F&& f, Args&&... args) {
   return detail::start_remotely(loop, std::move(coroutine), where);
 }
 
-// A future of `loop` (the running one, or another worker's of its group) that ends as the other one does; cancelling it
-// cancels the other.
+// A future of `loop` (the running one, or another worker's of its group) that ends as the other one does.
+// If cancelled: so is the other one, unless its work has begun; what that gives is not lost there.
 // Throws: RuntimeError without a running loop.
 template <class T>
 Future<T> wrap_future(ConcurrentFuture<T> future, BaseEventLoop& loop) {

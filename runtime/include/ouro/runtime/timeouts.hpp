@@ -99,9 +99,9 @@ class OURO_EXPORT Timeout {
 
 namespace detail {
 
-[[noreturn]] OURO_EXPORT void throw_timeout();            // nested in it: the exception that is being handled
-[[noreturn]] OURO_EXPORT void throw_timeout_unstarted();  // nothing was begun
-OURO_EXPORT bool is_cancellation_in_flight() noexcept;    // called inside a catch block
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_timeout();  // nested in it: the exception that is being handled
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_timeout_unstarted();  // nothing was begun
+OURO_EXPORT bool is_cancellation_in_flight() noexcept;               // called inside a catch block
 OURO_EXPORT void drop_unstarted(FutureState* coroutine) noexcept;
 
 // A place for something that is made there, and maybe never.
@@ -331,7 +331,7 @@ template <class A>
 auto timeout(OptionalDelay delay, A&& awaitable) {
   return detail::timed(detail::scope_for(delay, false), true, std::forward<A>(awaitable));
 }
-// The same, until `when` on the loop's clock.
+// The same, until `when` on the loop's clock. If cancelled: as above.
 template <class A>
   requires Awaitable<std::remove_cvref_t<A>>
 auto timeout_at(std::optional<TimePoint> when, A&& awaitable) {

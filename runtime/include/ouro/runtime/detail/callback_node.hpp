@@ -164,4 +164,19 @@ class TypedCallbackNode final : public CallbackNode {
 template <class F>
 constexpr CallbackNode::Kind TypedCallbackNode<F>::kind{&call, &drop, sizeof(TypedCallbackNode)};
 
+// Arms a timer on its loop's thread; lets go of it if that never comes to it.
+class ArmLater {
+ public:
+  ArmLater(BaseEventLoop& loop, CallbackNode& node) noexcept : loop_(&loop), node_(&node) {}
+  ArmLater(ArmLater&& other) noexcept : loop_(other.loop_), node_(std::exchange(other.node_, nullptr)) {}
+  ~ArmLater() {
+    if (node_) node_->abandon();
+  }
+  OURO_EXPORT void operator()();
+
+ private:
+  BaseEventLoop* loop_;
+  CallbackNode* node_;
+};
+
 }  // namespace ouro::detail

@@ -64,6 +64,7 @@ struct LoopState {
   AsyncGeneratorState* closing_asyncgens = nullptr;  // of these the ones that a task closes
   bool asyncgens_shut_down = false;                  // one that starts from now on is reported
   std::uint32_t last_number = 0;                     // of default task names
+  std::uint32_t last_named = 0;                      // of tasks that had other names from the start
   std::uint32_t number_step = 1;                     // in a group each loop has numbers of its own
   std::uint64_t last_callback = 0;                   // of done-callbacks' tokens
   std::uint64_t live = 0;                            // records that name this loop as their home
@@ -74,9 +75,13 @@ struct LoopState {
   EventLoop* event_loop = nullptr;  // the same, if io made it
   TimerWheel* timers = nullptr;
   const Clock* clock = nullptr;
-  std::exception_ptr interrupt;  // a KeyboardInterrupt on its way out of run_*
+  std::exception_ptr interrupt;    // a KeyboardInterrupt, or a DeadlockError, on its way out of run_*
+  FutureState* awaited = nullptr;  // for which run() or run_until_complete() waits; it is no deadlock without that
 
   // ---- What other threads touch ----
+
+  // Tasks of which other threads wait for the results, or may cancel them. Relaxed: the loop's thread reads it.
+  Atomic<std::uint32_t> remote_tasks{0};
 
   // What they sent: nullptr (nothing), `asleep()` (nothing, and the loop sleeps or is about to), `shut()` (the loop is
   // closed), or the newest of a chain that is linked backwards. Any thread replaces it by a compare-and-swap (release;
@@ -165,6 +170,9 @@ inline void set_home(FutureState& task, LoopState& home) noexcept {
 
 // A task of a group is about to suspend: from now on others can find it.
 OURO_EXPORT void publish(FutureState& task) noexcept;
+// A shared task is about to wait for something of the loop that runs here: others can find it, and if it floats that
+// loop is its home.
+OURO_EXPORT void settle_here(FutureState& task) noexcept;
 // It waits for `waitee` from now on; a cancellation that came meanwhile sets flag_must_cancel.
 OURO_EXPORT void begin_shared_wait(FutureState& task, Waitee& waitee) noexcept;
 // It runs again, and waits for nothing. Sets flag_must_cancel if a cancellation is due.
@@ -263,7 +271,7 @@ void owe_cancel(FutureState& task) noexcept;
 OURO_EXPORT unsigned take_request_back(FutureState& task) noexcept;
 
 // At a resume: throws CancelledError if one is due.
-[[noreturn]] OURO_EXPORT void throw_cancelled(FutureState& task);
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_cancelled(FutureState& task);
 inline void check_cancelled(FutureState& task) {
   if (OURO_UNLIKELY(task.all_flags() & (flag_must_cancel | flag_deliver_cancel | flag_shared))) {
     if (task.has(flag_shared)) end_shared_wait(task);
@@ -272,7 +280,7 @@ inline void check_cancelled(FutureState& task) {
 }
 
 // Throws what a record without a value holds: its exception, CancelledError, or that it is not done.
-[[noreturn]] OURO_EXPORT void throw_no_value(FutureState& state);
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_no_value(FutureState& state);
 
 inline void add_ref(FutureState& state) noexcept {
   if (OURO_UNLIKELY(state.has(flag_shared))) {

@@ -163,6 +163,7 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
 
  protected:
   friend class CancelWalk;
+  friend class WaitGraph;
   // Small gathers are made by the million: what starting sets is not set here.
   GatherState() noexcept {}                               // NOLINT
   GatherState(GatherState&&) noexcept : GatherState() {}  // NOLINT: before it started

@@ -33,6 +33,7 @@ struct LoopState;
 struct FutureState;
 
 class Waitee;
+class Needs;
 
 // What can be done with a thing that is waited for. One constant for each kind of thing.
 struct WaiteeKind {
@@ -45,6 +46,9 @@ struct WaiteeKind {
   FutureState* (*take_child)(Waitee& self) noexcept;
   // What it is, in a word or two.
   const char* what;
+  // Says whose doing it is that the wait ends, as far as that is known: src/wait_graph.hpp. nullptr: of what `forward`
+  // gives, if it gives something. Throws: std::bad_alloc.
+  void (*needs)(const Waitee& self, Needs& needs) = nullptr;
 };
 
 // What a suspended task waits for. It lives in the awaiter, in the frame of the innermost coroutine. No virtual
@@ -87,6 +91,7 @@ struct Rare {
   std::string cancel_message;
   std::uintptr_t context = 0;  // see detail/context_state.hpp. Stored with a release, for children that read it
   std::uint32_t number = 0;    // of the default name
+  std::uint32_t named_as = 0;  // of one that had a name from the start: see LoopState::last_named
   bool named = false;
 
  private:

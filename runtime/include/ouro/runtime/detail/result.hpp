@@ -139,10 +139,20 @@ struct Boxed {
   std::unique_ptr<T> value;
 };
 
-[[noreturn]] OURO_EXPORT void throw_awaited_twice();
-[[noreturn]] OURO_EXPORT void throw_no_result();
-[[noreturn]] OURO_EXPORT void rethrow_stored(const std::exception_ptr& exception);
-[[noreturn]] OURO_EXPORT void throw_shared_result();
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_awaited_twice();
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_no_result();
+// std::rethrow_exception, whose argument by value its caller would have to destroy on the unwinder's way. What is
+// passed for that is the address of an exception_ptr, by the ABI that g++ and clang share; it is copied, and stays the
+// caller's. The coroutine itself calls it, for each frame between costs a tenth of a throw; and it is cold, as is all
+// that throws: g++ then has the call in a part of the function whose unwinding table is short, where the whole
+// function's costs an unwinder as much again. With another standard library than libstdc++ it is the plain call.
+#if defined(__GLIBCXX__)
+[[noreturn, gnu::cold]] void rethrow_stored(const std::exception_ptr& exception) __asm__(
+    "_ZSt17rethrow_exceptionNSt15__exception_ptr13exception_ptrE");
+#else
+[[noreturn]] inline void rethrow_stored(const std::exception_ptr& exception) { std::rethrow_exception(exception); }
+#endif
+[[noreturn, gnu::cold]] OURO_EXPORT void throw_shared_result();
 OURO_EXPORT std::exception_ptr no_result_error() noexcept;
 OURO_EXPORT void destroy_unstarted(FutureState& coroutine) noexcept;
 // The end of a record with flag_belongings.
@@ -216,7 +226,7 @@ class FutureResult : public FutureState {
     clear(flag_must_cancel);
   }
 
-  [[noreturn]] OURO_NOINLINE void rethrow_nested() {
+  [[noreturn]] OURO_INLINE void rethrow_nested() {
     if (outcome() != outcome_exception) throw_no_result();
     rethrow_stored(exception_);
   }
@@ -268,7 +278,7 @@ class FutureResult<void> : public FutureState {
     clear(flag_must_cancel);
   }
 
-  [[noreturn]] OURO_NOINLINE void rethrow_nested() {
+  [[noreturn]] OURO_INLINE void rethrow_nested() {
     if (outcome() != outcome_exception) throw_no_result();
     rethrow_stored(exception_);
   }

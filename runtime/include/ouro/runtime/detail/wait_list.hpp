@@ -76,6 +76,15 @@ class WaitList {
   ListWaiter* first_ = nullptr;
 };
 
+// Which task has locked something: for the report of a deadlock alone (src/wait_graph.hpp). Nothing relies on it; the
+// task may have ended, and another one lie where it lay.
+struct Holder {
+  const FutureState* task = nullptr;
+  // The numbers of the tasks that were made last before, on the same loop.
+  std::uint32_t newest = 0;
+  std::uint32_t newest_named = 0;
+};
+
 // How one waits for an object. Each is called under the object's lock.
 struct SyncKind : WaiteeKind {
   // The list in which it has to wait; nullptr: it need not, and is as one that was woken.
@@ -83,6 +92,8 @@ struct SyncKind : WaiteeKind {
   // It was woken and does not take what it was given, or (not `woken`) it has left its list. nullptr: nothing is to be
   // done.
   void (*pass_on)(SyncState& object, ListWaiter& waiter, bool woken, Wakes& wakes) noexcept;
+  // Says who holds it. nullptr: nobody can, or it is not known. Throws: std::bad_alloc.
+  void (*holders)(const SyncState& object, Needs& needs) = nullptr;
 };
 
 class SyncState {
@@ -120,19 +131,33 @@ class SyncState {
   // were woken and have something; nullptr: it has nothing more to do with the object.
   OURO_EXPORT static void wake(ListWaiter& waiter, WaitList* into, Wakes& wakes) noexcept;
 
+  // Notes the task that runs here.
+  void note_this_task(Holder& holder) const noexcept {
+    const LoopState* const here = OURO_LIKELY(home_ != nullptr) ? home_ : loop_of_thread();
+    if (OURO_UNLIKELY(!here)) {
+      holder = Holder();
+      return;
+    }
+    holder.task = here->current;
+    holder.newest = here->last_number;
+    holder.newest_named = here->last_named;
+  }
+
   LoopState* const home_;  // the loop of an object that is not shared
   mutable SpinLock lock_;
 
  private:
   OURO_EXPORT static LoopState* home_of_new() noexcept;
+  OURO_EXPORT static const LoopState* loop_of_thread() noexcept;
 };
 
 // One that waits, as the base of an awaiter. It may be moved until it is awaited.
 class OURO_EXPORT ListWaiter : public Waitee {
  public:
   static constexpr SyncKind kind_of(const char* what, decltype(SyncKind::enter) enter,
-                                    decltype(SyncKind::pass_on) pass_on) noexcept {
-    return SyncKind{{&cancel_wait, nullptr, nullptr, what}, enter, pass_on};
+                                    decltype(SyncKind::pass_on) pass_on,
+                                    decltype(SyncKind::holders) holders = nullptr) noexcept {
+    return SyncKind{{&cancel_wait, nullptr, nullptr, what, &tell_needs}, enter, pass_on, holders};
   }
 
   // Where nobody waits little is written.
@@ -167,6 +192,7 @@ class OURO_EXPORT ListWaiter : public Waitee {
   Stage stage() const noexcept { return static_cast<Stage>(__atomic_load_n(&stage_, __ATOMIC_RELAXED)); }
   void set_stage(Stage to) noexcept { __atomic_store_n(&stage_, static_cast<std::uint8_t>(to), __ATOMIC_RELAXED); }
   static bool cancel_wait(Waitee& waitee, FutureState& task, const std::string& message) noexcept;
+  static void tell_needs(const Waitee& waitee, Needs& needs);
   void abandon() noexcept;
   bool begin(FutureState& task, void* frame, const SyncKind& of, std::source_location where);
   void pass_on(bool woken, Wakes& wakes) noexcept;
