@@ -32,11 +32,10 @@ void CallbackNode::run(void* leaf) {
     struct End {
       CallbackNode& node;
       ~End() {
-        LoopState& loop = *node.home;
         node.kind_->drop(node);
+        if (OURO_UNLIKELY(contexts_in_use())) drop_loose_context(*node.home);
         node.state_.store(done, std::memory_order_release);
         node.drop_ref();
-        if (OURO_UNLIKELY(loop.context.word != 0)) drop_loose_context(loop);
       }
     } end{node};
     try {

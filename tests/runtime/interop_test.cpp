@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <coroutine>
+#include <cstdint>
 #include <future>
 #include <memory>
 #include <optional>
@@ -138,6 +139,23 @@ TEST_F(Interop, ACancellationGoesThroughToWhatMayBeStopped) {
   EXPECT_EQ(thrown_by([&] { run(task); }), "CancelledError: enough");
   source.request_stop();  // nobody is there any more
   turn(2);
+}
+
+// It waits in a ring of tasks, but a thread may break that: with no grace at all the run would end with an error.
+TEST_F(Interop, WhatMayBeStoppedIsNoDeadlock) {
+  loop.deadlock_grace = 0ns;
+  std::stop_source source;
+  const auto waits_for = [](Task<>& other) -> Coroutine<> { co_await other; };
+  Task<> a;
+  Task<> b = loop.create_task(waits_for(a));
+  a = loop.create_task(cancel_on_stop(source.get_token(), waits_for(b)));
+  const std::uint64_t before = loop.counters().parks;
+  std::jthread other([&] {
+    while (loop.counters().parks == before) std::this_thread::yield();
+    source.request_stop();
+  });
+  EXPECT_EQ(thrown_by([&] { run(a); }), "CancelledError: stop was requested");
+  EXPECT_EQ(thrown_by([&] { run(b); }), "CancelledError: stop was requested");
 }
 
 TEST_F(Interop, AStopAfterTheLoopIsGoneReachesNobody) {

@@ -114,6 +114,7 @@ Coroutine<StoppableResult<F>> run_stoppable(F f) {
 }  // namespace detail
 
 // ---- Stop tokens ----
+// The names say which request makes which: cancel_on_stop(), stop_on_cancel().
 
 // Awaits it in a task of its own, which a stop request, on any thread, cancels: a token of the standard library's makes
 // ouro's cancellation. What has not begun when the stop is requested never does.

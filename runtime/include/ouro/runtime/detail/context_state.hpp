@@ -7,7 +7,7 @@
 // have one. A gathered child has 0 and reads through its gather's parent, which waits for it: it costs nothing at all.
 //
 // Nothing of this exists in a program that has never set a variable: it pays for a look at contexts_in_use() where a
-// task or callback is made.
+// task or callback is made, and where a callback ends.
 //
 // The map is a trie with 16 branches a level over the variables' numbers, which are given in order and never again; so
 // no two collide, and the first 16 lie in one node. Setting copies the nodes on the way, or replaces the value in place
