@@ -8,16 +8,23 @@
 
 #include <gtest/gtest.h>
 
+#include <model/group.hpp>
 #include <model/mutants.hpp>
 #include <ouro/runtime/contextvars.hpp>
+#include <ouro/runtime/tasks.hpp>
 
 namespace {
 
 using ouro::Context;
 using ouro::ContextVar;
+using ouro::Coroutine;
 using ouro::RuntimeError;
+using ouro::Task;
+using ouro::detail::ContextCell;
+using ouro::detail::ContextWord;
 using ouro::model::check;
 using ouro::model::Excuse;
+using ouro::model::Group;
 using ouro::model::Model;
 using ouro::model::Mutant;
 using ouro::model::Mutate;
@@ -102,11 +109,36 @@ void one_enters() {
   check(inside >= 1, "one at least gets in");
 }
 
+Coroutine<> does_nothing() { co_return; }
+
+// A task of a group is given a context while a child on another worker looks there for one. `named`: so that the child
+// has found its belongings before.
+void given_while_looked_at(bool named) {
+  Group group(2);
+  Task<> task;
+  group.as(0, [&] {
+    task = ouro::spawn(does_nothing());
+    if (named) task.set_name("with a name");
+  });
+  std::thread other = group.thread(1, [&task] {
+    const ContextWord word = ouro::detail::context_word(task.handle().state());
+    if (word == 0) return;
+    check(!reinterpret_cast<ContextCell*>(word - 1)->find(1), "nothing was set");
+  });
+  group.as(0, [&] {
+    check(task.get_context().size() == 0, "nothing was set");
+    group.run(0);
+  });
+  other.join();
+}
+
 const std::vector<Model> models{
     {"set and read", &set_and_read, {}},
     {"set and copy", &set_and_copy, {}},
     {"two copies", &two_copies, {}},
     {"one enters", &one_enters, {}},
+    {"given while a child looks", [] { given_while_looked_at(false); }, {}},
+    {"given while a child looks, named", [] { given_while_looked_at(true); }, {}},
 };
 
 const std::vector<Mutant> mutants{
