@@ -24,7 +24,8 @@ AT_LEAST = 65
 # What a function gives, by the name of the type, or where it gives `auto` by the name of what its body returns.
 AWAITABLE = re.compile(r"^(Coroutine|Future|Task|Gather|Map|Wait|Shield|NextFuture|NextCompleted|\w*Awaiter|GroupJoin|"
                        r"BarrierAction|timed|timed_call|run_task_group|gather_vector|map_in_order|schedule|float_task|"
-                       r"ensure_future_on|start|acquire|scoped|run_in_executor|wait|staggered_race|Sock[A-Z]\w+)$")
+                       r"ensure_future_on|start|acquire|scoped|run_in_executor|wait|staggered_race|Sock[A-Z]\w+|"
+                       r"run_until_stop|run_stoppable|await_elsewhere)$")
 NOT_AWAITABLE = re.compile(r"^(map_as_they_come|start_remotely|AsCompleted|as_completed|submit|ConcurrentFuture|"
                            r"AsyncGenerator)$")
 # Give `auto`, and nothing that can be awaited, though their bodies do not show it.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 # Runners, the loop, its exception handler, policies, futures, tasks, cancellation; shield, gather and the other waits;
 # timeouts and task groups; eager tasks; locks; queues; executors; readers and sockets; addresses, and races of
-# connections.
+# connections; contexts.
 # The numbers are asyncio's behaviours as the project counts them; those that are left out were never given.
 BEHAVIOURS = [
     *range(1, 8), *range(9, 23),
@@ -32,6 +32,7 @@ BEHAVIOURS = [
     *range(293, 296), 297, 298, 301, 303,
     358, 361, 366, 368,
     *range(404, 417),
+    480, 481, 482,
 ]
 # Those of the network and of processes come later.
 TRAPS = range(1, 24)

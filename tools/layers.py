@@ -18,22 +18,22 @@ RUNTIME = [
     ("F0", ["config", "clock", "config.cpp", "exceptions", "exception_group", "detail/atomic", "detail/futex",
             "detail/frame_pool", "detail/timer_node", "detail/ready_queue", "detail/spin_lock", "detail/counter",
             "detail/queue_items"]),
-    ("F1", ["parker", "detail/record", "detail/core", "detail/result", "detail/callback_node", "detail/gather_state",
-            "detail/gather_slots", "detail/generator_state", "detail/errand", "events", "awaitable",
-            "detail/worker_group", "detail/wait_list", "detail/loop_timer", "detail/wait_core"]),
-    ("F2", ["coroutine", "futures", "concurrent_future", "tasks", "generators"]),
+    ("F1", ["parker", "detail/record", "detail/core", "detail/result", "detail/context_state", "detail/callback_node",
+            "detail/gather_state", "detail/gather_slots", "detail/generator_state", "detail/errand", "events",
+            "awaitable", "detail/worker_group", "detail/wait_list", "detail/loop_timer", "detail/wait_core"]),
+    ("F2", ["contextvars", "coroutine", "futures", "concurrent_future", "tasks", "generators"]),
     ("F3", ["timer_wheel", "inject_queue", "barrier", "steal_deque", "idle_workers", "quiet_gate", "drive", "report",
-            "inbox.cpp", "tsan_exceptions.cpp", "registry", "worker", "shared", "wait_graph"]),
+            "inbox.cpp", "tsan_exceptions.cpp", "registry", "worker", "shared", "wait_graph", "context_map"]),
     ("F4", ["executors", "thread_pool", "thread_parker", "base_event_loop", "turns", "core.cpp", "futures.cpp",
             "tasks.cpp", "generators.cpp", "errand.cpp", "report.cpp", "thread_pool.cpp", "executors.cpp", "close.cpp",
             "base_event_loop.cpp", "destroy", "bury", "shared.cpp", "elsewhere", "group_walk",
             "cancel_shared", "ring_search", "worker_group.cpp", "group_turns",
-            "loop_timer.cpp", "wait_graph.cpp", "deadlock"]),
+            "loop_timer.cpp", "contextvars.cpp", "wait_graph.cpp", "deadlock"]),
     ("F5", ["sleep", "detail/gather_storage", "gather", "map", "fork_join", "gather.cpp", "gather_cancel",
             "gather_shared", "map_shared", "fork_join.cpp", "gather_public", "sleep.cpp", "threads", "shutdown",
             "wait_list.cpp", "locks", "conditions", "queues", "channel", "timeouts", "wait", "as_completed",
             "detail/map_state", "detail/map_job", "map_unordered", "task_group_state", "taskgroups", "group_join",
-            "staggered"]),
+            "staggered", "interop"]),
 ]
 IO = [
     ("I0", ["errors", "addresses", "fd", "ring", "cgroup", "processors"]),
@@ -47,7 +47,7 @@ IO = [
 # Headers of src/, which no public header may see.
 PRIVATE = {"runtime": {"timer_wheel", "inject_queue", "steal_deque", "idle_workers", "drive", "report", "thread_pool",
                        "registry", "worker", "shared", "turns", "barrier", "gather_shared", "group_walk",
-                       "task_group_state", "wait_graph", "quiet_gate"},
+                       "task_group_state", "wait_graph", "quiet_gate", "context_map"},
            "io": {"fd", "cgroup", "ring", "proactor", "crew"}}
 
 WIDTH = 120

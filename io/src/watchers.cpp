@@ -11,6 +11,7 @@
 #include <ouro/io/errors.hpp>
 #include <ouro/io/event_loop.hpp>
 #include <ouro/runtime/detail/callback_node.hpp>
+#include <ouro/runtime/detail/context_state.hpp>
 #include <ouro/runtime/exceptions.hpp>
 
 #include "proactor.hpp"
@@ -96,7 +97,7 @@ class Watch final : public Operation {
     running_ = true;
     const Again again(*this);
     if (error_ != 0) throw_os_error(error_, "poll", "descriptor " + std::to_string(fd_), "it is watched no more");
-    callback_->call();
+    callback_->run();
   }
 
   // Whatever the callback did.
@@ -134,6 +135,12 @@ class Watch final : public Operation {
   bool removed_ = false;
   bool stays_ = false;  // whoever ends it deletes it
 };
+
+void WatchCallback::run() {
+  if (OURO_LIKELY(!context_)) return call();
+  const ContextScope scope(word_for(*context_));
+  call();
+}
 
 Watchers::Watchers(EventLoop& loop) noexcept : loop_(loop) {}
 

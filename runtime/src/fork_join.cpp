@@ -25,6 +25,7 @@
 #include <optional>
 #include <utility>
 
+#include <ouro/runtime/detail/context_state.hpp>
 #include <ouro/runtime/exceptions.hpp>
 #include <ouro/runtime/fork_join.hpp>
 
@@ -112,7 +113,7 @@ void* ForkState::fork(FutureState& task, void* frame, FutureState& child, void* 
   constexpr unsigned usual = flag_gathered | flag_first_step | flag_shared;
   LoopState* const here = group_loop;
   if (OURO_UNLIKELY((task.all_flags() & (usual | flag_must_cancel)) != usual || !here || here->current != &task ||
-                    here->budget <= 1 || here->debug)) {
+                    here->budget <= 1 || here->debug || contexts_in_use())) {
     return fork_unusually(task, frame, child, slot, where);
   }
   Worker& worker = *here->worker;
@@ -175,6 +176,7 @@ void ForkState::fork_later(FutureState& task, void* frame, FutureState& child, v
     throw;
   }
   prepare_child(child, index, &share, loop);
+  if (OURO_UNLIKELY(contexts_in_use())) give_fork_context(child, task);
   worker.push(entry_of(share));
   // The task and this scope belong to whoever takes that entry.
   worker.group.work_visible();
@@ -198,6 +200,7 @@ void ForkState::fork_pinned(FutureState& task, FutureState& child, void* slot) {
   ++pending;
   listed = next_child = count;
   adopt_new_child(child, index, child.all_flags() | flag_started);
+  if (OURO_UNLIKELY(contexts_in_use())) give_fork_context(child, task);
   home->batch.push_front(task);
   home->batch.push_front(child);
 }

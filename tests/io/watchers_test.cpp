@@ -12,6 +12,7 @@
 
 #include <ouro/io/event_loop.hpp>
 #include <ouro/io/sockets.hpp>
+#include <ouro/runtime/contextvars.hpp>
 #include <ouro/runtime/sleep.hpp>
 #include <ouro/runtime/tasks.hpp>
 #include <ouro/runtime/thread_parker.hpp>
@@ -237,6 +238,24 @@ TEST_F(WatchersTest, AClosedLoopWatchesNothing) {
 TEST(WatchersOfAnotherLoop, OneWithoutARing) {
   EventLoop loop(std::make_unique<ThreadParker>());
   EXPECT_THAT(thrown_by([&] { loop.add_reader(0, [] {}); }), HasSubstr("a loop without a ring"));
+}
+
+TEST_F(WatchersTest, RunsInACopyOfTheContextInWhichItWasMade) {
+  ContextVar<int> number("number", 0);
+  std::vector<int> seen;
+  Context().run([&] {
+    number.set(1);
+    loop->add_reader(other.fileno(), [&] {
+      receive();
+      seen.push_back(number.get());
+      number.set(number.get() + 1);
+    });
+    number.set(7);
+  });
+  send("ab");
+  run_until([&] { return seen.size() == 2; });
+  EXPECT_THAT(seen, ElementsAre(1, 2));  // a copy, but one for all its calls
+  EXPECT_EQ(number.get(), 0);
 }
 
 }  // namespace

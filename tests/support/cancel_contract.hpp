@@ -7,12 +7,15 @@
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <coroutine>
 #include <cstddef>
 #include <exception>
 #include <functional>
+#include <future>
 #include <memory>
 #include <optional>
 #include <semaphore>
+#include <stop_token>
 #include <string>
 #include <thread>
 #include <utility>
@@ -36,6 +39,9 @@ struct World {
   AsyncGenerator<int> generator;
   MapLimit limit{1};
   ConcurrentFuture<int> other = ConcurrentFuture<int>::create();
+  std::promise<int> promise;
+  std::coroutine_handle<> elsewhere;  // another thread resumes it
+  std::stop_source stop;
   std::optional<ThreadPoolExecutor> pool;
   std::counting_semaphore<> gate{0};
   std::atomic<int> begun{0};

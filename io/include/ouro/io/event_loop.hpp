@@ -48,8 +48,8 @@ class OURO_EXPORT EventLoop : public BaseEventLoop {
   // ---- Descriptors ----
 
   // Calls `callback(args...)` once a turn for as long as `fd` can be read (written), or has an error or hung up; in
-  // place of the callback that it had for that. If the kernel cannot watch it, the exception handler hears of it, and
-  // it is watched no more.
+  // place of the callback that it had for that, and in a copy of the current context. If the kernel cannot watch it,
+  // the exception handler hears of it, and it is watched no more.
   // Threads: the loop's. Throws: RuntimeError for a loop without a ring, ValueError for a negative descriptor.
   // Lifetime: call remove_* before the descriptor is closed.
   template <class F, class... Args>

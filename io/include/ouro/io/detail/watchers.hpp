@@ -12,6 +12,7 @@
 #include <utility>
 
 #include <ouro/runtime/config.hpp>
+#include <ouro/runtime/detail/context_state.hpp>
 
 namespace ouro {
 class EventLoop;
@@ -21,10 +22,16 @@ namespace ouro::detail {
 
 class Watch;
 
-class WatchCallback {
+class OURO_EXPORT WatchCallback {
  public:
+  WatchCallback() : context_(contexts_in_use() ? inherited_cell() : nullptr) {}
   virtual ~WatchCallback() = default;
+  // In its context, a copy of that in which it was made.
+  void run();
+
+ private:
   virtual void call() = 0;
+  CellRef context_;
 };
 
 template <class F, class... Args>
@@ -32,9 +39,10 @@ class TypedWatchCallback final : public WatchCallback {
  public:
   template <class G, class... More>
   explicit TypedWatchCallback(G&& f, More&&... args) : f_(std::forward<G>(f)), args_(std::forward<More>(args)...) {}
-  void call() override { static_cast<void>(std::apply(f_, args_)); }
 
  private:
+  void call() override { static_cast<void>(std::apply(f_, args_)); }
+
   F f_;
   std::tuple<Args...> args_;
 };
