@@ -35,7 +35,8 @@ class WatchersTest : public testing::Test {
  protected:
   WatchersTest() {
     loop->set_exception_handler([this](EventLoop&, const ExceptionContext& context) {
-      reports.push_back(context.message + ": " + describe(context.exception));
+      reports.push_back(context.message);
+      reports.back().append(": ").append(describe(context.exception));
     });
   }
 
@@ -200,12 +201,12 @@ TEST_F(WatchersTest, WhatACallbackThrowsIsReportedAndItGoesOn) {
 }
 
 TEST_F(WatchersTest, ADescriptorThatIsNoneIsReportedOnce) {
-  constexpr int free_number = 1 << 29;  // beyond any limit
+  constexpr int free_number = 1 << 29;  // 536870912: beyond any limit
   loop->add_reader(free_number, [&] { log.push_back("called"); });
   run_until([&] { return !reports.empty(); });
   some_turns();
   ASSERT_EQ(reports.size(), 1U);
-  EXPECT_THAT(reports[0], HasSubstr("poll descriptor " + std::to_string(free_number)));
+  EXPECT_THAT(reports[0], HasSubstr("poll descriptor 536870912"));
   reports.clear();
   EXPECT_FALSE(loop->remove_reader(free_number));
   EXPECT_THAT(log, IsEmpty());
