@@ -16,7 +16,7 @@ from pathlib import Path
 
 HEADERS = ("runtime/include/ouro/runtime", "io/include/ouro/io")
 TABLES = ("tests/io/cancel_contract_test.cpp", "tests/io/network_contract_test.cpp",
-          "tests/runtime/sync_cancel_test.cpp")
+          "tests/io/interop_contract_test.cpp", "tests/runtime/sync_cancel_test.cpp")
 LINE = re.compile(r"\bIf cancelled:")
 ROW = re.compile(r'^ *(?:(?:\w+\.push_back\()?\w+_row\(\s*|Row row\{|\{)"([A-Za-z_]\w*(?:::\w+)?)[^"]*",', re.M)
 AT_LEAST = 65

@@ -41,7 +41,9 @@ class Watch final : public Operation {
     removed_ = true;
     if (running_) return;
     if (in_flight()) {
-      ++owner_.leaving_;
+      later_ = owner_.leaving_;
+      if (later_) later_->earlier_ = this;
+      owner_.leaving_ = this;
       return proactor().cancel(*this);
     }
     delete this;
@@ -49,6 +51,7 @@ class Watch final : public Operation {
 
   // The loop ends.
   void end() noexcept {
+    if (removed_) return proactor().finish(*this);  // which deletes it
     removed_ = stays_ = true;
     if (in_flight()) proactor().finish(*this);
     delete this;
@@ -80,7 +83,8 @@ class Watch final : public Operation {
   void complete(int result, unsigned) noexcept override {
     if (removed_) {
       if (stays_) return;
-      --owner_.leaving_;
+      (earlier_ ? earlier_->later_ : owner_.leaving_) = later_;
+      if (later_) later_->earlier_ = earlier_;
       delete this;
       return;
     }
@@ -128,7 +132,9 @@ class Watch final : public Operation {
   const Watchers::For what_;
   std::unique_ptr<WatchCallback> callback_;
   std::unique_ptr<WatchCallback> next_callback_;  // replaced by the one that runs
-  CallbackNode* prepared_ = nullptr;              // one reference, and the loop's until it is queued
+  Watch* earlier_ = nullptr;                      // among those that leave
+  Watch* later_ = nullptr;
+  CallbackNode* prepared_ = nullptr;  // one reference, and the loop's until it is queued
   int error_ = 0;
   bool queued_ = false;
   bool running_ = false;
@@ -146,7 +152,7 @@ Watchers::Watchers(EventLoop& loop) noexcept : loop_(loop) {}
 
 Watchers::~Watchers() {
   for (const auto& [key, watch] : watches_) watch->end();
-  OURO_ASSERT(leaving_ == 0);
+  while (leaving_) leaving_->end();
 }
 
 void Watchers::check_thread() const {

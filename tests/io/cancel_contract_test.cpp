@@ -3,11 +3,8 @@
 #include <gmock/gmock.h>
 
 #include <chrono>
-#include <coroutine>
 #include <functional>
-#include <future>
 #include <optional>
-#include <stop_token>
 #include <string>
 #include <thread>
 #include <utility>
@@ -147,65 +144,6 @@ Row wrap_row() {
   return row;
 }
 
-// ---- Others' ways ----
-
-// A coroutine that heeds stop requests alone.
-Coroutine<> until_stopped(World& world, std::stop_token token) {
-  ++world.begun;
-  while (!token.stop_requested() && !world.source.done()) co_await sleep(0s);
-}
-
-Row promise_row() {
-  Row row{"wrap_future of a std::future", [](World& w) -> Coroutine<> { co_await wrap_future(w.promise.get_future()); },
-          Fate::pending};
-  row.complete = [](World& w) {
-    w.promise.set_value(7);
-    ++w.ended;
-    ++w.called;
-  };
-  row.fate = &fate_of_call;
-  return row;
-}
-
-// Resumed by another thread.
-struct Elsewhere {
-  World* world;
-  bool await_ready() const noexcept { return false; }
-  void await_suspend(std::coroutine_handle<> coroutine) const {
-    world->elsewhere = coroutine;
-    ++world->called;
-    ++world->begun;
-  }
-  int await_resume() const noexcept { return 7; }
-};
-void resume_elsewhere(World& world) {
-  std::thread(world.elsewhere).join();
-  ++world.ended;
-}
-
-Row elsewhere_row() {
-  Row row{"resume_here", [](World& w) { return drop_result(resume_here(Elsewhere{&w})); }, Fate::pending};
-  row.coroutines = 1;
-  row.complete = &resume_elsewhere;
-  row.fate = &fate_of_call;
-  return row;
-}
-
-std::vector<Row> interop() {
-  const auto nothing = [](World&) {};
-  return {
-      {"cancel_on_stop", [](World& w) { return drop_result(cancel_on_stop(w.stop.get_token(), awaits(w))); },
-       Fate::cancelled, nothing, 1},
-      {"stop_on_cancel",
-       [](World& w) {
-         return drop_result(stop_on_cancel([&w](std::stop_token token) { return until_stopped(w, std::move(token)); }));
-       },
-       Fate::pending, nothing, 1},
-      promise_row(),
-      elsewhere_row(),
-  };
-}
-
 // ---- The table ----
 
 std::vector<Row> waits_and_groups() {
@@ -319,7 +257,6 @@ class CancelContract : public test::CancelContract {
   std::vector<Row> rows() const override {
     std::vector<Row> all = waits_and_groups();
     for (Row& row : others()) all.push_back(std::move(row));
-    for (Row& row : interop()) all.push_back(std::move(row));
     return all;
   }
 };

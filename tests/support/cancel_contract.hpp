@@ -39,9 +39,6 @@ struct World {
   AsyncGenerator<int> generator;
   MapLimit limit{1};
   ConcurrentFuture<int> other = ConcurrentFuture<int>::create();
-  std::promise<int> promise;
-  std::coroutine_handle<> elsewhere;  // another thread resumes it
-  std::stop_source stop;
   std::optional<ThreadPoolExecutor> pool;
   std::counting_semaphore<> gate{0};
   std::atomic<int> begun{0};
@@ -58,6 +55,10 @@ struct World {
   Address address;
   std::array<std::byte, 16> buffer{};
   std::string stuffed;  // what was sent before, until there was no room
+
+  std::promise<int> promise;
+  std::coroutine_handle<> elsewhere;  // another thread resumes it
+  std::stop_source stop;
 };
 
 // A coroutine that waits for it.

@@ -5,7 +5,6 @@
 // not had its turn is not announced twice.
 #pragma once
 
-#include <cstddef>
 #include <map>
 #include <memory>
 #include <tuple>
@@ -67,7 +66,7 @@ class OURO_EXPORT Watchers {
 
   EventLoop& loop_;
   std::map<std::pair<int, For>, Watch*> watches_;
-  std::size_t leaving_ = 0;  // removed while the kernel still knew of them
+  Watch* leaving_ = nullptr;  // those that were removed while the kernel still knew of them
 };
 
 }  // namespace ouro::detail
