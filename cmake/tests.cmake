@@ -14,6 +14,9 @@ set_target_properties(ouro_test_main PROPERTIES CXX_EXTENSIONS OFF)
 target_precompile_headers(ouro_test_main PRIVATE
   <gmock/gmock.h> <gtest/gtest.h> <algorithm> <atomic> <chrono> <coroutine> <deque> <exception> <functional> <map>
   <memory> <mutex> <optional> <stdexcept> <string> <thread> <tuple> <utility> <vector>)
+# With these ccache can keep what was compiled with the precompiled header.
+target_compile_options(ouro_test_main PUBLIC
+  $<$<CXX_COMPILER_ID:GNU>:-fpch-preprocess> "$<$<CXX_COMPILER_ID:Clang>:SHELL:-Xclang -fno-pch-timestamp>")
 
 # ouro_add_test(<folder>/<stem> [LABELS label...] [TIMEOUT seconds] [SERIAL])
 # builds tests/<folder>/<stem>_test.cpp, where folder is runtime or io: the library that the test sees, with its

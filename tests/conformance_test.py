@@ -14,7 +14,7 @@ from pathlib import Path
 
 # Runners, the loop, its exception handler, policies, futures, tasks, cancellation; shield, gather and the other waits;
 # timeouts and task groups; eager tasks; locks; queues; executors; readers and sockets; addresses, races of
-# connections, connections, servers and stream transports.
+# connections, connections, servers and stream transports; contexts.
 # The numbers are asyncio's behaviours as the project counts them; those that are left out were never given.
 BEHAVIOURS = [
     *range(1, 8), *range(9, 23),
@@ -34,6 +34,7 @@ BEHAVIOURS = [
     *range(356, 365), 366, 368,
     *range(370, 374), *range(375, 394),
     *range(404, 417),
+    480, 481, 482,
 ]
 # Those of streams, datagrams and processes come later.
 TRAPS = [*range(1, 24), 28, 29, 30]

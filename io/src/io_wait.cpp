@@ -81,7 +81,11 @@ bool IoWait::go_on() noexcept {
 void IoWait::complete(int result, unsigned flags) noexcept {
   static_cast<void>(flags);  // none of these brings several CQEs
   result_ = result;
-  if (polls_) {
+  // A thread of the kernel's that waited in the call was broken off: by the cancel, or by something that is not ours.
+  if (OURO_UNLIKELY(result == -EINTR)) {
+    if (!asked_ && go_on()) return;
+    if (asked_) result_ = -ECANCELED;
+  } else if (polls_) {
     polls_ = false;
     if (result >= 0) result_ = retry();
     if (result_ == -EAGAIN && !asked_ && go_on()) return;

@@ -17,10 +17,15 @@
 // looking at completions.
 //
 // Operations. The user_data of an SQE is the Operation's address; 0 and 1 are the Proactor's own requests. Every
-// operation is in exactly one of two lists from its start to its last CQE: `backlog_` if it is to be cancelled and the
-// cancel found no SQE, else `operations_`. So a cancel needs no memory and cannot fail, and whoever destroys the
-// Proactor can find them all. A cancel that names a finished operation can never hit a new one at the same address: it
-// is submitted before that one, and carried out at submission.
+// operation is in exactly one of three lists from its start to its last CQE: `backlog_` if it is to be cancelled and
+// the cancel has not got an SQE, `cancelling_` if it has, else `operations_`. So a cancel needs no memory and cannot
+// fail, and whoever destroys the Proactor can find them all. A cancel that names a finished operation can never hit a
+// new one at the same address: it is submitted before that one, and carried out at submission.
+//
+// A cancel may miss. With deferred task work an operation that could not be carried out, and whose descriptor is ready
+// all the same, is nowhere in the kernel that a cancel looks (-ENOENT) until the thread enters again; it then waits in
+// a thread of the kernel's, where nobody would ask it any more: a datagram for a unix socket whose queue is full, say.
+// So after a miss all that are still to be cancelled are asked once more.
 //
 // Wake-up. unpark() makes park() return, however early it comes:
 //   unpark:     exchange wake_ to 1; if it was 0, write to the eventfd, which a (multishot) poll request watches.
@@ -68,7 +73,7 @@ namespace ouro::detail {
 namespace {
 
 // The user_data of requests that are no Operation's.
-constexpr std::uint64_t for_nobody = 0;
+constexpr std::uint64_t for_cancel = 0;
 constexpr std::uint64_t for_wake = 1;
 
 constexpr unsigned quiet_polls_max = 64;  // then enter, where no flag tells of deferred work
@@ -204,9 +209,9 @@ bool Proactor::turn(Duration timeout) {
 void Proactor::prepare() noexcept {
   while (!backlog_.empty()) {
     Operation& operation = backlog_.front();
-    if (!ring_->try_cancel(user_data_of(operation), for_nobody)) return;
+    if (!ring_->try_cancel(user_data_of(operation), for_cancel)) return;
     OperationList::remove(operation);
-    operations_.push_back(operation);
+    cancelling_.push_back(operation);
   }
   if (!wake_armed_) wake_armed_ = ring_->try_poll_wake(for_wake, wake_fd_.get());
 }
@@ -226,7 +231,8 @@ bool Proactor::dispatch() noexcept {
 bool Proactor::finish(const RingCompletion& completion) noexcept {
   const bool last = (completion.flags & completion_more) == 0;
   switch (completion.user_data) {
-    case for_nobody:
+    case for_cancel:
+      if (completion.result == -ENOENT) ask_again();
       return false;
     case for_wake:
       if (last) wake_armed_ = false;
@@ -395,9 +401,17 @@ void Proactor::cancel(Operation& operation) noexcept {
     return;
   }
   operation.state_ = Operation::State::cancelling;
-  if (backlog_.empty() && ring_->try_cancel(user_data_of(operation), for_nobody)) return;
+  const bool asked = backlog_.empty() && ring_->try_cancel(user_data_of(operation), for_cancel);
   OperationList::remove(operation);
-  backlog_.push_back(operation);
+  (asked ? cancelling_ : backlog_).push_back(operation);
+}
+
+void Proactor::ask_again() noexcept {
+  while (!cancelling_.empty()) {
+    Operation& operation = cancelling_.front();
+    OperationList::remove(operation);
+    backlog_.push_back(operation);
+  }
 }
 
 void Proactor::drain() noexcept {
@@ -411,7 +425,7 @@ void Proactor::drain() noexcept {
 
 // Ends what the kernel will never report.
 void Proactor::abandon() noexcept {
-  for (OperationList* list : {&operations_, &backlog_}) {
+  for (OperationList* list : {&operations_, &cancelling_, &backlog_}) {
     while (!list->empty()) {
       Operation& operation = list->front();
       take_from_kernel(&operation);

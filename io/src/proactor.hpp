@@ -103,6 +103,7 @@ class Proactor final : public Parker {
   void prepare() noexcept;
   bool dispatch() noexcept;
   bool finish(const RingCompletion& completion) noexcept;
+  void ask_again() noexcept;
   void take_wake() noexcept;
   void kick() noexcept;
   void back_off() noexcept;
@@ -112,7 +113,8 @@ class Proactor final : public Parker {
   // The loop's thread.
   std::optional<Ring> ring_;
   OperationList operations_;  // in flight, but for
-  OperationList backlog_;     // those whose cancel still waits for an SQE
+  OperationList cancelling_;  // those that the kernel was asked to cancel,
+  OperationList backlog_;     // and those whose cancel still waits for an SQE
   std::size_t in_flight_ = 0;
   std::uint64_t owner_ = 0;  // the thread of ring_
   unsigned fork_count_ = 0;  // how many forks lay between the first process and the one of ring_

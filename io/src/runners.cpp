@@ -156,6 +156,21 @@ EventLoop& Runner::get_loop() {
   return *loop_;
 }
 
+// Who never sets a variable gets no context. What is set on this thread after the first run is not the runner's.
+const Context* Runner::own_context() {
+  if (!context_ && has_run_ && detail::contexts_in_use()) context_.emplace();
+  return context_ ? &*context_ : nullptr;
+}
+
+void Runner::keep_context(detail::FutureState& task) noexcept {
+  if (std::exchange(has_run_, true) || context_ || !detail::contexts_in_use()) return;
+  try {
+    context_.emplace(detail::cell_of_task(task));
+  } catch (...) {
+    // Without memory the next run begins with an empty one.
+  }
+}
+
 void Runner::run_main(detail::FutureState& task) {
   Interruptible interruptible(*loop_, task);
   loop_->run_until_done(task);

@@ -234,7 +234,9 @@ void SockSendTo::begin(Proactor& proactor) {
   message_.msg_namelen = static_cast<socklen_t>(address_.size());
   message_.msg_iov = &part_;
   message_.msg_iovlen = 1;
-  proactor.send_message(operation(), fd(), &message_, 0);
+  // Where a unix socket's other side has no room the kernel would try again by itself, and then send an empty datagram
+  // (Linux 6.18). So this does: in each turn, as poll(2) calls such a socket ready.
+  proactor.send_message(operation(), fd(), &message_, MSG_DONTWAIT);
 }
 
 std::string SockSendTo::object() const { return address_.str(); }

@@ -11,6 +11,7 @@
 #include <ouro/io/errors.hpp>
 #include <ouro/io/event_loop.hpp>
 #include <ouro/runtime/detail/callback_node.hpp>
+#include <ouro/runtime/detail/context_state.hpp>
 #include <ouro/runtime/exceptions.hpp>
 
 #include "proactor.hpp"
@@ -40,7 +41,9 @@ class Watch final : public Operation {
     removed_ = true;
     if (running_) return;
     if (in_flight()) {
-      ++owner_.leaving_;
+      later_ = owner_.leaving_;
+      if (later_) later_->earlier_ = this;
+      owner_.leaving_ = this;
       return proactor().cancel(*this);
     }
     delete this;
@@ -48,6 +51,7 @@ class Watch final : public Operation {
 
   // The loop ends.
   void end() noexcept {
+    if (removed_) return proactor().finish(*this);  // which deletes it
     removed_ = stays_ = true;
     if (in_flight()) proactor().finish(*this);
     delete this;
@@ -79,7 +83,8 @@ class Watch final : public Operation {
   void complete(int result, unsigned) noexcept override {
     if (removed_) {
       if (stays_) return;
-      --owner_.leaving_;
+      (earlier_ ? earlier_->later_ : owner_.leaving_) = later_;
+      if (later_) later_->earlier_ = earlier_;
       delete this;
       return;
     }
@@ -96,7 +101,7 @@ class Watch final : public Operation {
     running_ = true;
     const Again again(*this);
     if (error_ != 0) throw_os_error(error_, "poll", "descriptor " + std::to_string(fd_), "it is watched no more");
-    callback_->call();
+    callback_->run();
   }
 
   // Whatever the callback did.
@@ -127,7 +132,9 @@ class Watch final : public Operation {
   const Watchers::For what_;
   std::unique_ptr<WatchCallback> callback_;
   std::unique_ptr<WatchCallback> next_callback_;  // replaced by the one that runs
-  CallbackNode* prepared_ = nullptr;              // one reference, and the loop's until it is queued
+  Watch* earlier_ = nullptr;                      // among those that leave
+  Watch* later_ = nullptr;
+  CallbackNode* prepared_ = nullptr;  // one reference, and the loop's until it is queued
   int error_ = 0;
   bool queued_ = false;
   bool running_ = false;
@@ -135,11 +142,17 @@ class Watch final : public Operation {
   bool stays_ = false;  // whoever ends it deletes it
 };
 
+void WatchCallback::run() {
+  if (OURO_LIKELY(!context_)) return call();
+  const ContextScope scope(word_for(*context_));
+  call();
+}
+
 Watchers::Watchers(EventLoop& loop) noexcept : loop_(loop) {}
 
 Watchers::~Watchers() {
   for (const auto& [key, watch] : watches_) watch->end();
-  OURO_ASSERT(leaving_ == 0);
+  while (leaving_) leaving_->end();
 }
 
 void Watchers::check_thread() const {

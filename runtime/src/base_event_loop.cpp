@@ -27,6 +27,7 @@
 #include <thread>
 #include <typeinfo>
 
+#include <ouro/runtime/detail/context_state.hpp>
 #include <ouro/runtime/detail/errand.hpp>
 #include <ouro/runtime/detail/gather_state.hpp>
 #include <ouro/runtime/detail/generator_state.hpp>
@@ -141,6 +142,7 @@ void BaseEventLoop::run_forever() {
       loop.state_->running = false;
       loop.stopping_ = false;
       loop.state_->current = nullptr;
+      detail::drop_loose_context(*loop.state_);
       loop.state_->budget = 0;
       detail::set_running_state(nullptr);
     }
@@ -239,6 +241,7 @@ void BaseEventLoop::look() {
   ++counters_.looks;
   if (s.budget < looks_every) counters_.runs.add(looks_every - s.budget);
   s.current = nullptr;
+  if (OURO_UNLIKELY(s.context.word != 0)) detail::drop_loose_context(s);  // a destructor, say, has set something
   s.budget = looks_every;
   s.attention = stopping_;
   if (OURO_UNLIKELY(interrupted_.load(std::memory_order_relaxed))) {

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include <ouro/runtime/base_event_loop.hpp>
+#include <ouro/runtime/detail/context_state.hpp>
 #include <ouro/runtime/detail/gather_state.hpp>
 #include <ouro/runtime/detail/result.hpp>
 #include <ouro/runtime/events.hpp>
@@ -123,8 +124,9 @@ Rare& rare_of(FutureState& state) {
   if (Rare* rare = rare_if(state); rare && state.rare != 0) return *rare;
   auto* rare = new Rare;
   rare->number = static_cast<std::uint32_t>(state.rare >> 1);
-  state.rare = reinterpret_cast<std::uintptr_t>(rare);
-  if (state.has(flag_shared)) {
+  // Release: pairs with the acquire of a child that looks for its context (src/contextvars.cpp).
+  __atomic_store_n(&state.rare, reinterpret_cast<std::uintptr_t>(rare), __ATOMIC_RELEASE);
+  if (state.has(flag_shared) && !is_private(state)) {
     __atomic_fetch_or(&state.cancel_word, word_belongings, __ATOMIC_RELAXED);
   } else {
     state.set(flag_belongings);
@@ -136,6 +138,10 @@ void drop_belongings(FutureState& state) noexcept {
   if (state.outcome() == outcome_exception) exception_of(state).~exception_ptr();
   delete_rare(state);
 }
+
+void* Rare::operator new(std::size_t bytes) { return allocate_frame(bytes); }
+void Rare::operator delete(void* memory, std::size_t bytes) noexcept { free_frame(memory, bytes); }
+void Rare::drop_context() noexcept { drop_context_word(context); }
 
 void delete_rare(FutureState& state) noexcept {
   if (state.rare != 0) delete rare_if(state);
@@ -152,7 +158,7 @@ std::string name_of(FutureState& state) {
     if (state.rare) {
       rare_of(state).number = number;
     } else {
-      state.rare = std::uintptr_t{number} << 1 | 1;
+      __atomic_store_n(&state.rare, std::uintptr_t{number} << 1 | 1, __ATOMIC_RELAXED);  // a child may look
     }
   }
   return "Task-" + std::to_string(number);

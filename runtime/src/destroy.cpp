@@ -3,6 +3,7 @@
 #include <utility>
 
 #include <ouro/runtime/base_event_loop.hpp>
+#include <ouro/runtime/detail/context_state.hpp>
 #include <ouro/runtime/events.hpp>
 
 #include "drive.hpp"
@@ -34,6 +35,7 @@ void report_unretrieved(FutureState& state) noexcept {
     context.exception = exception_of(state);
     if (state.has(flag_task)) context.task = name_of(state);
     context.created = state.created;
+    const ContextScope scope(state.has(flag_task) ? context_word(state) : 0);
     report_error(state.has(flag_shared) && running_loop ? *running_loop : *state.home, context);
   } catch (...) {
     std::fputs("ouro: out of memory while reporting an exception that was never retrieved\n", stderr);

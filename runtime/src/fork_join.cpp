@@ -10,6 +10,9 @@
 // `pending` is far above any number of children until the join takes `far - taken_` from it. What is left are the
 // children that have not ended; who brings it to zero, the join or a child, has the caller go on.
 //
+// While nothing has been taken, every child has ended by the time its caller goes on. So all forks of a task use the
+// first place of the tables, and a join finds everything done.
+//
 // A continuation that is taken makes the task public first (shared.hpp), while it does not run: its children may look
 // for it, and are found through it, from then on. So the children of a private task have all run on its thread.
 //
@@ -22,6 +25,7 @@
 #include <optional>
 #include <utility>
 
+#include <ouro/runtime/detail/context_state.hpp>
 #include <ouro/runtime/exceptions.hpp>
 #include <ouro/runtime/fork_join.hpp>
 
@@ -34,18 +38,13 @@ namespace ouro::detail {
 
 void ForkState::open(FutureState& task, void* frame, std::source_location where) noexcept {
   begin(task, frame, where);
-  children = room_ == first_room ? first_children_.data() : children;
-  slots = room_ == first_room ? static_cast<void*>(first_slots_.data()) : slots;
+  walked = Walked::no;
   count = listed = next_child = 0;
   taken_ = 0;
   if (task.floating()) {
     shared = true;
     fixed = false;
-    child_flags = flag_direct;
     pending = far;
-    running_now = 0;
-    held_back = nullptr;
-    share = {this, 0, 0, nullptr};
     return;
   }
   fixed = true;
@@ -58,10 +57,7 @@ void ForkState::open(FutureState& task, void* frame, std::source_location where)
 }
 
 // Nothing is waited for: the children have ended.
-void ForkState::close() noexcept {
-  waiting = false;
-  holds_children = false;
-  if (shared) return;
+void ForkState::close_pinned() noexcept {
   listed = 0;
   (newer ? newer->older : home->gathers) = older;
   if (older) older->newer = newer;
@@ -110,7 +106,49 @@ void destroy_frame(FutureState& child) noexcept { std::coroutine_handle<>::from_
 
 }  // namespace
 
-void ForkState::fork(FutureState& task, void* frame, FutureState& child, void* slot, std::source_location where) {
+// The usual case: of a private task, of which nothing is or was stolen since the last join, and which its loop runs. So
+// all earlier children have ended, and the new one has the first place to itself; it runs at once, in place of the task
+// (as in launch_owned()).
+void* ForkState::fork(FutureState& task, void* frame, FutureState& child, void* slot, std::source_location where) {
+  constexpr unsigned usual = flag_gathered | flag_first_step | flag_shared;
+  LoopState* const here = group_loop;
+  if (OURO_UNLIKELY((task.all_flags() & (usual | flag_must_cancel)) != usual || !here || here->current != &task ||
+                    here->budget <= 1 || here->debug || contexts_in_use())) {
+    return fork_unusually(task, frame, child, slot, where);
+  }
+  Worker& worker = *here->worker;
+  if (OURO_UNLIKELY(worker.group.aborting.load(std::memory_order_relaxed) != 0 || !worker.deque.has_room() ||
+                    (waiting && (parent != &task || taken_ != 0)))) {
+    return fork_unusually(task, frame, child, slot, where);
+  }
+  parent = &task;
+  home = here;
+  task.leaf = frame;
+  waiting = true;
+  shared = true;
+  aborting = cancel_requested = counted_abort = cancelled_late = starved = false;
+  holds_children = true;
+  pending = far;
+  taken_ = 0;
+  count = 1;
+  children[0] = nullptr;
+  static_cast<void**>(slots)[0] = slot;
+  prepare_child(child, 0, &share, *here);
+  --here->budget;
+  here->current = &child;
+  // The task and this scope belong to whoever takes that entry.
+  worker.push_again(entry_of(share));
+  if (OURO_UNLIKELY(worker.group.idle.should_wake())) return wake_and_go(child, worker);
+  return child.frame();
+}
+
+void* ForkState::fork_unusually(FutureState& task, void* frame, FutureState& child, void* slot,
+                                std::source_location where) {
+  fork_later(task, frame, child, slot, where);
+  return std::noop_coroutine().address();
+}
+
+void ForkState::fork_later(FutureState& task, void* frame, FutureState& child, void* slot, std::source_location where) {
   const bool floating = task.floating();
   if (OURO_UNLIKELY(waiting && parent != &task)) {
     destroy_frame(child);
@@ -137,7 +175,8 @@ void ForkState::fork(FutureState& task, void* frame, FutureState& child, void* s
     destroy_frame(child);
     throw;
   }
-  prepare_child(child, index, share, loop);
+  prepare_child(child, index, &share, loop);
+  if (OURO_UNLIKELY(contexts_in_use())) give_fork_context(child, task);
   worker.push(entry_of(share));
   // The task and this scope belong to whoever takes that entry.
   worker.group.work_visible();
@@ -161,6 +200,7 @@ void ForkState::fork_pinned(FutureState& task, FutureState& child, void* slot) {
   ++pending;
   listed = next_child = count;
   adopt_new_child(child, index, child.all_flags() | flag_started);
+  if (OURO_UNLIKELY(contexts_in_use())) give_fork_context(child, task);
   home->batch.push_front(task);
   home->batch.push_front(child);
 }
@@ -174,9 +214,9 @@ void ForkState::joined_slowly() {
   struct Forget {
     ForkState& scope;
     ~Forget() {
-      scope.first_error = nullptr;
-      scope.forget_trouble();
-      scope.cancel_requested = false;
+      scope.end_trouble();
+      scope.cancel_requested = scope.aborting = scope.counted_abort = false;
+      scope.walked = Walked::no;
       scope.parent = nullptr;
     }
   } forget{*this};
@@ -193,6 +233,7 @@ FutureState& ForkState::take_continuation(GatherShare& continuation) noexcept {
 void ForkState::join_later(FutureState& task, void* frame, std::source_location where) {
   if (OURO_UNLIKELY(parent != &task)) throw_other_task();
   task.leaf = frame;
+  kind = &gather_kind;
   site = where;
   if (!shared) {
     begin_wait(task, *this);

@@ -19,7 +19,7 @@ namespace detail {
 
 bool CallbackNode::begin(State to) noexcept {
   State expected = pending;
-  if (threadsafe_) return state_.compare_exchange_strong(expected, to, std::memory_order_acq_rel);
+  if (is_threadsafe()) return state_.compare_exchange_strong(expected, to, std::memory_order_acq_rel);
   if (state_.load(std::memory_order_relaxed) != pending) return false;
   state_.store(to, std::memory_order_relaxed);
   return true;
@@ -33,6 +33,7 @@ void CallbackNode::run(void* leaf) {
       CallbackNode& node;
       ~End() {
         node.kind_->drop(node);
+        if (OURO_UNLIKELY(contexts_in_use())) drop_loose_context(*node.home);
         node.state_.store(done, std::memory_order_release);
         node.drop_ref();
       }
@@ -51,6 +52,30 @@ void CallbackNode::run(void* leaf) {
   }
 }
 
+void CallbackNode::run_in_context(void* leaf) {
+  auto& node = *static_cast<CallbackNode*>(static_cast<FrameHeader*>(leaf));
+  node.home->current = nullptr;
+  const CellRef cell = CellRef::share(node.context());
+  const ContextScope scope(word_for(*cell));
+  run(leaf);
+}
+
+void CallbackNode::drop_ref_otherwise() noexcept {
+  if (is_threadsafe()) {
+    if (refs_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  } else {
+    const std::uint32_t left = refs_.load(std::memory_order_relaxed) - 1;
+    refs_.store(left, std::memory_order_relaxed);
+    if (left != 0) return;
+  }
+  if ((ways_ & way_context) == 0) return free(*this);
+  if (state_.load(std::memory_order_acquire) == pending) kind_->drop(*this);
+  (*cell_place())->drop_ref();
+  const std::size_t bytes = kind_->bytes + sizeof(ContextCell*);
+  this->~CallbackNode();
+  free_frame(this, bytes);
+}
+
 void CallbackNode::report_failure(const std::string& detail) noexcept {
   try {
     ExceptionContext context;
@@ -65,7 +90,7 @@ void CallbackNode::report_failure(const std::string& detail) noexcept {
 
 void CallbackNode::cancel() noexcept {
   if (!begin(cancelled)) return;
-  if (threadsafe_ && running_state() != home) {
+  if (is_threadsafe() && running_state() != home) {
     kind_->drop(*this);  // the loop will find it cancelled
     return;
   }

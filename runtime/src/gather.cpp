@@ -26,10 +26,15 @@ const WaiteeKind GatherState::gather_kind{
 
 GatherState::Trouble& GatherState::trouble_of() {
   if (!trouble) trouble = new Trouble;
+  troubled = true;
   return *trouble;
 }
 
-void GatherState::forget_trouble() noexcept { delete std::exchange(trouble, nullptr); }
+void GatherState::end_trouble() noexcept {
+  troubled = false;
+  first_error = nullptr;
+  delete std::exchange(trouble, nullptr);
+}
 
 void GatherState::set_cancel_message(const std::string& message) noexcept {
   if (message.empty() && !trouble) return;
@@ -48,6 +53,7 @@ void GatherState::start(void (*run)(void*), FutureState& task, void* frame, std:
   destroy = &never_destroyed;
   task.waiting_on = this;
   pending = fixed ? count + std::uint64_t{1} : 1;
+  listed = children ? count : 0;
   next_child = 0;
   brake = 0;
   child_flags = 0;
@@ -72,7 +78,12 @@ void GatherState::start(void (*run)(void*), FutureState& task, void* frame, std:
   }
 }
 
-void GatherState::check_futures(FutureState& task) const {
+void GatherState::prepare_futures(FutureState& task) {
+  parent = &task;
+  home = task.home;
+  listed = children ? count : 0;
+  shared = waiting = false;
+  holds_children = true;  // if that throws
   for (std::uint32_t i = 0; i < count; ++i) {
     if (!nodes[i].future) continue;
     if (&home_of(*nodes[i].future) != task.home && !same_group(*nodes[i].future, task)) {
@@ -199,7 +210,7 @@ void GatherState::forget(FutureState& child) noexcept {
   children[position] = last;
   last->child.position = position;
   --listed;
-  unlisted(listed);
+  as_map().map_kind->unlisted(*this, listed);
 }
 
 void GatherState::finish() noexcept {
@@ -219,6 +230,7 @@ void GatherState::fail(std::exception_ptr exception) noexcept {
   if (OURO_UNLIKELY(shared)) return fail_shared(std::move(exception));
   if (first_error) return;
   first_error = std::move(exception);
+  troubled = true;
   abort();
   if (!cancel_requested) {
     cancel_children(std::string(), false);

@@ -106,6 +106,7 @@ bool GatherState::begin_abort(std::exception_ptr error, bool cancelled, const st
       if (first_error) return false;
       first_error.swap(error);
     }
+    troubled = true;
     first = !std::exchange(counted_abort, true);
     __atomic_store_n(&aborting, true, __ATOMIC_RELAXED);
   }

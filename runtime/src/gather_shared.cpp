@@ -1,11 +1,12 @@
 // gather and map of a floating parent: children that any worker of the group may start.
 //
 // The children that have not started are a share, a range of indices. Whoever holds the share takes the next child from
-// it, puts the share into his deque and runs the child, in place of whatever ran before: the parent that suspended, or
-// the child that ended. When a child ends and its share is still the newest entry of the deque, the worker takes it out
-// again and goes on; so a fork-join program that nobody steals from runs depth first, like calls, with one exchange on
-// the deque for two children (two where a push is not light: barrier.hpp). A thief takes the share from the other end
-// of the deque, puts one half of what is left back for others to steal, and goes on with the other half.
+// it, puts the share into his deque and runs the child, in place of whatever ran before: the parent that suspended
+// (which transfers to its first child), or the child that ended. When a child ends and its share is still the newest
+// entry of the deque, the worker takes it out again and goes on; so a fork-join program that nobody steals from runs
+// depth first, like calls, with one exchange on the deque for two children (two where a push is not light:
+// barrier.hpp). A thief takes the share from the other end of the deque, puts one half of what is left back for others
+// to steal, and goes on with the other half.
 //
 // `pending` counts the shares and the children that have started and not ended; the futures of the caller; and
 // cancellers (pin()). Who counts down to zero owns the parent, and resumes it where it is. While the parent is private
@@ -34,10 +35,11 @@ void GatherState::start_shared(FutureState& task, void* frame, std::source_locat
   Worker& worker = *task.home->worker;
   begin(task, frame, where);
   shared = true;
-  child_flags = slot_kind == SlotKind::value ? flag_direct : 0;
-  running_now = 0;
-  held_back = nullptr;
-  share = {this, 0, children || !fixed ? count : 0, nullptr};
+  if (limited) {
+    as_map().running_now = 0;
+    as_map().held_back = nullptr;
+  }
+  share = {this, 0, children || !fixed ? count : 0, nullptr, 0, 1};
   pending = 1;  // the share
   if (nodes) publish(task);
   if (OURO_LIKELY(is_private(task))) {
@@ -51,22 +53,55 @@ void GatherState::start_shared(FutureState& task, void* frame, std::source_locat
   }
   if (nodes) link_futures();
   worker.state.current = nullptr;
-  // The usual case of advance(), by itself.
-  if (OURO_LIKELY(fixed && share.end > 1 && load_count(pending) == 1 && is_private(task)) &&
-      OURO_LIKELY(!stopped(worker))) {
-    if (FutureState* first = take_child(0)) {
-      pending = 2;
-      share.next = 1;
-      worker.push(entry_of(share));
-      worker.group.work_visible();
-      return start_child(*first, 0, share, worker);
-    }
-  }
   if (fixed) return advance(share, worker, 0);
   // A map's children run where the worker's loop runs them, not on top of their parent.
   if (share.end == 0) return retire(share, worker, 0);
   worker.push(entry_of(share));
   worker.group.work_visible();
+}
+
+void* GatherState::launch(FutureState& task, void* frame, std::source_location where) noexcept {
+  if (task.floating()) {
+    start_shared(task, frame, where);
+  } else {
+    start(&GatherState::run_fixed, task, frame, where);
+  }
+  return std::noop_coroutine().address();
+}
+
+// start_shared() of the usual case: a private child of another gather has several children and no futures, and its loop
+// runs it. So the first child runs at once, in place of it, and not when the loop has it behind it: that loop is where
+// children run, so no stack grows.
+void* GatherState::launch_owned(FutureState& task, void* frame, std::source_location where) noexcept {
+  constexpr unsigned usual = flag_gathered | flag_first_step | flag_shared;
+  LoopState* const here = group_loop;
+  if (OURO_UNLIKELY((task.all_flags() & (usual | flag_must_cancel)) != usual || !here || here->current != &task ||
+                    count < 2 || here->budget <= 1 || here->debug)) {
+    return launch(task, frame, where);
+  }
+  Worker& worker = *here->worker;
+  if (OURO_UNLIKELY(worker.group.aborting.load(std::memory_order_relaxed) != 0 || !worker.deque.has_room())) {
+    return launch(task, frame, where);
+  }
+  begin(task, frame, where);
+  shared = true;
+  task.waiting_on = this;
+  pending = 2;  // the share and its first child
+  share.gather = this;
+  share.next = 1;
+  share.end = count;
+  FutureState& first = *take_child(0);
+  prepare_child(first, 0, &share, *here);
+  --here->budget;
+  here->current = &first;
+  worker.push_again(entry_of(share));
+  if (OURO_UNLIKELY(worker.group.idle.should_wake())) return wake_and_go(first, worker);
+  return first.frame();
+}
+
+void* GatherState::wake_and_go(FutureState& first, Worker& worker) noexcept {
+  worker.group.work_visible();
+  return first.frame();
 }
 
 void GatherState::link_futures() noexcept {
@@ -99,12 +134,12 @@ OURO_NOINLINE bool GatherState::stopped_from_above() noexcept {
 
 void GatherState::advance(GatherShare& from, Worker& worker, unsigned spare) {
   // Debug runs child by child, but for a share whose counts another worker has left with it.
-  if (!fixed && most_running == unlimited && (!worker.state.debug || from.spare != 0)) {
+  if (is_map() && !limited && (!worker.state.debug || from.spare != 0)) {
     return advance_map(from, worker, spare);
   }
   for (;;) {
     if (OURO_UNLIKELY(from.next == from.end || stopped(worker))) return retire(from, worker, spare);
-    if (OURO_UNLIKELY(most_running != unlimited) && !may_start_shared(from)) {
+    if (OURO_UNLIKELY(limited) && !may_start_shared(from)) {
       if (spare) count_down(&worker, spare);
       return;
     }
@@ -131,26 +166,26 @@ void GatherState::advance(GatherShare& from, Worker& worker, unsigned spare) {
         }
       }
     }
-    if (FutureState* child = make_or_fail(i, worker)) return start_child(*child, i, from, worker);
+    if (FutureState* child = make_or_fail(i, worker)) {
+      return start_child(*child, i, last ? nothing_left : &from, worker);
+    }
     // Nothing to start there: a future of the caller, or a map that failed.
-    if (last || !take_back(from, worker)) return count_down(&worker, 1);
+    if (last || !take_back(&from, worker)) return count_down(&worker, 1);
     spare = 1;
   }
 }
-
-FutureState* GatherState::make_child(std::uint32_t i) { return take_child(i); }
 
 FutureState* GatherState::make_or_fail(std::uint32_t i, Worker& worker) noexcept {
   if (OURO_LIKELY(fixed)) return take_child(i);
   worker.state.current = parent;  // f and the range run in the name of the task that called map
   try {
-    FutureState* child = make_child(i);
+    FutureState* child = as_map().map_kind->make_child(*this, i);
     worker.state.current = nullptr;
     return child;
   } catch (...) {
     worker.state.current = nullptr;
     fail_shared(std::current_exception());
-    if (most_running != unlimited) one_less_runs(worker);
+    if (limited) one_less_runs(worker);
     return nullptr;
   }
 }
@@ -162,7 +197,7 @@ void GatherState::run_share(GatherShare& share, Worker& worker, bool stolen) {
   const std::uint32_t left = share.end - share.next;
   if (stolen && left > 1) {
     const std::uint32_t middle = share.end - left / 2;
-    if (GatherShare* const half = gather.make_share(middle, share.end, share.bite)) {
+    if (GatherShare* const half = gather.make_share(middle, share.end, gather.is_map() ? share.bite : 1)) {
       share.end = middle;
       add_count(gather.pending, 1);
       worker.push(entry_of(*half));
@@ -182,7 +217,7 @@ OURO_NOINLINE void GatherState::retire(GatherShare& from, Worker& worker, unsign
   }
   from.next = from.end;
   release_share(from);
-  if (OURO_UNLIKELY(most_running != unlimited)) release_held(worker);
+  if (OURO_UNLIKELY(limited)) release_held(worker);
   count_down(&worker, 1 + spare);
 }
 
@@ -206,18 +241,14 @@ LoopState* GatherState::private_child_ended(FutureState& child) noexcept {
 
 // The same for one that was sent here: its frame has gone, or is another's.
 void GatherState::child_left(Worker& worker) noexcept {
-  if (most_running != unlimited) one_less_runs(worker);
+  if (limited) one_less_runs(worker);
   count_down(&worker, 1);
 }
 
-// The frame of a child has gone. The child that this worker runs next in its place, or nullptr.
+// The frame of a child has gone. What this worker runs next in its place, a child or the parent; or nullptr.
 inline FutureState* GatherState::follow_child(GatherShare* from, Worker& worker) {
-  if (OURO_UNLIKELY(!from)) destroy_left_over();  // the child itself, if its last handle went as it ended
-  if (OURO_UNLIKELY(most_running != unlimited)) one_less_runs(worker);
-  if (!from || !take_back(*from, worker)) {
-    count_down(&worker, 1);
-    return nullptr;
-  }
+  if (OURO_UNLIKELY(limited)) one_less_runs(worker);
+  if (from == nothing_left || !take_back(from, worker)) return count_down_here(worker, from);
   // The usual cases of advance(), by themselves.
   if (OURO_LIKELY(fixed) && OURO_LIKELY(worker.group.aborting.load(std::memory_order_relaxed) == 0)) {
     const std::uint32_t i = from->next;
@@ -228,13 +259,13 @@ inline FutureState* GatherState::follow_child(GatherShare* from, Worker& worker)
         from->next = i + 1;
         worker.push_again(entry_of(*from));
         worker.group.work_visible();
-        prepare_child(*child, i, *from, worker.state);
+        prepare_child(*child, i, from, worker.state);
         return child;
       }
       if (from == &share && load_count(pending) == 2 && keeps_parent_private()) {
-        take_child(i);
+        __atomic_store_n(&children[i], nullptr, __ATOMIC_RELAXED);
         pending = 1;
-        prepare_child(*child, i, *from, worker.state);
+        prepare_child(*child, i, nothing_left, worker.state);
         return child;
       }
     }
@@ -259,7 +290,7 @@ void GatherState::run_hops(Worker& worker) {
     if (GatherState* const gather = loop.ended) {
       loop.ended = nullptr;
       target = gather->follow_child(loop.ended_share, worker);
-      if (!target) continue;
+      if (OURO_UNLIKELY(!target)) continue;
       if (OURO_UNLIKELY(loop.budget <= 1 || loop.hop)) {
         hop(worker, *target);
         continue;
@@ -294,7 +325,7 @@ bool GatherState::shared_child_done(FutureState& child) noexcept {
   } else {
     take_belongings(child);
   }
-  return leave_end(child, nullptr, goes) != nullptr && goes;
+  return leave_end(child, became_public(), goes) != nullptr && goes;
 }
 
 }  // namespace ouro::detail

@@ -10,9 +10,6 @@
 
 namespace ouro::detail {
 
-// GatherState::most_running of a gather, and of a map without a limit.
-inline constexpr std::uint32_t unlimited = 0xffffffffU;
-
 // Acquire: pairs with the release in subtract_count(), for who finds no counts but his own.
 inline std::uint64_t load_count(const std::uint64_t& word) noexcept { return __atomic_load_n(&word, __ATOMIC_ACQUIRE); }
 inline void add_count(std::uint64_t& word, std::uint64_t n) noexcept { __atomic_fetch_add(&word, n, __ATOMIC_RELAXED); }
@@ -57,6 +54,22 @@ inline void GatherState::count_down(Worker* worker, unsigned counts) noexcept {
   finish_shared(worker);
 }
 
+// The same of one count, when the child that had it, and was started from `from`, is gone: the parent runs next, here,
+// or (nullptr) not yet.
+inline FutureState* GatherState::count_down_here(Worker& worker, GatherShare* from) noexcept {
+  if (OURO_LIKELY(load_count(pending) == 1 && keeps_parent_private())) {
+    pending = 0;  // so the child was private, too
+  } else {
+    if (from == became_public()) destroy_left_over();  // the child itself, if its last handle went as it ended
+    if (subtract_count(pending, 1) != 0) return nullptr;
+  }
+  waiting = false;
+  holds_children = false;
+  FutureState* const task = parent;
+  set_home(*task, worker.state);
+  return task;
+}
+
 // Atomic because of collect_public(), which reads the entries of others.
 inline FutureState* GatherState::take_child(std::uint32_t i) noexcept {
   FutureState* child = __atomic_load_n(&children[i], __ATOMIC_RELAXED);
@@ -64,17 +77,18 @@ inline FutureState* GatherState::take_child(std::uint32_t i) noexcept {
   return child;
 }
 
-inline void GatherState::start_child(FutureState& child, std::uint32_t i, GatherShare& from, Worker& worker) noexcept {
+inline void GatherState::start_child(FutureState& child, std::uint32_t i, GatherShare* from, Worker& worker) noexcept {
   prepare_child(child, i, from, worker.state);
   hop(worker, child);
 }
 
-// Takes the share out again, if nobody has stolen it and nothing came after it.
-inline bool GatherState::take_back(GatherShare& from, Worker& worker) noexcept {
-  if (!worker.deque.pop_if(entry_of(from))) return false;
+// Takes the share out again, if nobody has stolen it and nothing came after it. It need not be one any more.
+inline bool GatherState::take_back(GatherShare* from, Worker& worker) noexcept {
+  ReadyNode* const entry = entry_of(*from);
+  if (!worker.deque.pop_if(entry)) return false;
   // Another gather's share may have the address of one of ours that has gone.
-  if (OURO_LIKELY(from.gather == this)) return true;
-  worker.push_again(entry_of(from));
+  if (OURO_LIKELY(from->gather == this)) return true;
+  worker.push_again(entry);
   return false;
 }
 

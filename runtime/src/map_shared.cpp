@@ -21,8 +21,6 @@ void* frame_or_nothing(std::size_t bytes) noexcept {
 
 }  // namespace
 
-void GatherState::run_some(MapRun& run) { run.next = run.end; }
-
 // The worker that holds `held` of the counts has to hold `needed`. Requires: neither is zero.
 inline void GatherState::change_counts(unsigned held, unsigned needed) noexcept {
   if (held == needed) return;
@@ -67,11 +65,11 @@ void GatherState::advance_map(GatherShare& first, Worker& worker, unsigned spare
       worker.group.work_visible();
     }
     do {
-      run_some(run);
+      as_map().map_kind->run_some(*this, run);
     } while (run.all_ended && run.next != run.end && !stop_requested() && worker.deque.size() != 0);
     loop.budget -= std::min(loop.budget - 1, taken);
     if (OURO_LIKELY(run.all_ended && (run.next == run.end || stop_requested()))) {
-      if (last || !take_back(*from, worker)) return count_down(&worker, 2);
+      if (last || !take_back(from, worker)) return count_down(&worker, 2);
       if (taken == wanted && wanted < longest) from->bite = 2 * wanted;
       spare = 2;
       if (loop.budget <= 1) {
@@ -110,7 +108,7 @@ GatherShare* GatherState::leave_bite(MapRun& run, Worker& worker) {
       change_counts(1, 2);
       run.all_ended = true;
     }
-    while (run.all_ended && run.next != run.end && !stop_requested()) run_some(run);
+    while (run.all_ended && run.next != run.end && !stop_requested()) as_map().map_kind->run_some(*this, run);
     if (run.all_ended) {
       count_down(&worker, 2);
       return nullptr;
@@ -123,12 +121,13 @@ GatherShare* GatherState::leave_bite(MapRun& run, Worker& worker) {
 // False: as many run as may; the share waits until one of them ends.
 bool GatherState::may_start_shared(GatherShare& from) noexcept {
   SpinLock::Hold hold(lock);
-  if (running_now < most_running) {
-    ++running_now;
+  MapGather& map = as_map();
+  if (map.running_now < map.most_running) {
+    ++map.running_now;
     return true;
   }
-  from.held_next = held_back;
-  held_back = &from;
+  from.held_next = map.held_back;
+  map.held_back = &from;
   return false;
 }
 
@@ -136,9 +135,10 @@ void GatherState::one_less_runs(Worker& worker) noexcept {
   GatherShare* freed = nullptr;
   {
     SpinLock::Hold hold(lock);
-    --running_now;
-    freed = held_back;
-    if (freed) held_back = freed->held_next;
+    MapGather& map = as_map();
+    --map.running_now;
+    freed = map.held_back;
+    if (freed) map.held_back = freed->held_next;
   }
   if (!freed) return;
   worker.push(entry_of(*freed));
@@ -149,7 +149,7 @@ void GatherState::release_held(Worker& worker) noexcept {
   GatherShare* held = nullptr;
   {
     SpinLock::Hold hold(lock);
-    held = std::exchange(held_back, nullptr);
+    held = std::exchange(as_map().held_back, nullptr);
   }
   while (held) {
     worker.push(entry_of(*std::exchange(held, held->held_next)));

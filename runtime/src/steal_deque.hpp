@@ -63,8 +63,14 @@ class StealDeque {
     put_in(array, bottom, element, light);
   }
 
+  // False if push() would look how far thieves have come, or grow.
+  OURO_INLINE bool has_room() const noexcept {
+    return bottom_.load(std::memory_order_relaxed) - top_seen_ < newest_->capacity();
+  }
+
   // Puts what pop_if() or pop() has just taken out in again. There is room: thieves only make more. Its old place still
-  // holds it, or it was the last, and then the owner has raised `top_` after every thief before it.
+  // holds it, or it was the last, and then the owner has raised `top_` after every thief before it. Or something new,
+  // of which has_room() has said so.
   OURO_INLINE void put_back(T* element, bool light) noexcept {
     put_in(newest_, bottom_.load(std::memory_order_relaxed), element, light);
   }

@@ -65,18 +65,27 @@ void apply_factory(LoopState& home, FutureState& state, TaskOptions& options) {
   --state.refs;
 }
 
-// A named task, one that a factory sees, debug mode, a closed loop.
+// Its name and its context.
+void equip(LoopState& home, FutureState& state, const TaskOptions& options) {
+  if (!options.name.empty()) name_new(home, state, options.name);
+  if (OURO_LIKELY(!contexts_in_use())) return;
+  give_context(state, options.context);
+  if (Rare* rare = state.rare ? rare_if(state) : nullptr; rare && !rare->named) rare->number = new_number(home);
+}
+
+// A named task, one with a context, one that a factory sees, debug mode, a closed loop.
 OURO_NOINLINE void schedule_specially(LoopState& home, FutureState& state, const TaskOptions& given) {
   TaskOptions options = given;
   if (home.closed) throw RuntimeError("Event loop is closed", "make a new loop with new_event_loop()");
   if (home.debug) check_thread(home, "create_task");
-  if (!options.name.empty()) name_new(home, state, options.name);
+  equip(home, state, options);
   state.home = &home;
   ++home.live;
   number_task(state, home);
   state.leaf = const_cast<FrameHeader*>(&first_step);
   state.set(flag_task);
   if (home.has_factory) apply_factory(home, state, options);
+  if (options.context != given.context) give_context(state, options.context);
   state.refs += 2;
   if ((options.eager_start || home.eager) && home.running && !state.has(flag_must_cancel)) {
     state.set(flag_started);
@@ -124,7 +133,7 @@ OURO_NOINLINE void schedule_in_group(LoopState& home, bool floats, FutureState& 
   if (home.closed) throw RuntimeError("Event loop is closed", "make a new loop with new_event_loop()");
   LoopState* here = running_loop;
   if (home.debug && !floats) check_thread(home, "create_task");
-  if (!options.name.empty()) name_new(here && here->worker ? *here : home, state, options.name);
+  equip(here && here->worker ? *here : home, state, options);
   state.home = &home;
   state.leaf = const_cast<FrameHeader*>(&first_step);
   if (state.rare == 0) state.rare = std::uintptr_t{new_number(home)} << 1 | 1;
@@ -133,6 +142,7 @@ OURO_NOINLINE void schedule_in_group(LoopState& home, bool floats, FutureState& 
             state.cancel_word | (floats ? unsigned{word_floating} : 0U));
   // From here on others may see it. Until it is scheduled nobody else writes its flags or its leaf.
   if (home.has_factory) apply_factory_in_group(home, state, options);
+  if (options.context != given.context) give_context(state, options.context);
   Worker& counter = here && here->worker ? *here->worker : *home.worker;
   counter.made.add_release(1);
   const bool local = here == &home;
@@ -166,9 +176,11 @@ OURO_NOINLINE void schedule_in_group(LoopState& home, bool floats, FutureState& 
   }
 }
 
-void schedule_floating(LoopState& worker, FutureState& state, std::source_location where) {
+void schedule_floating(LoopState& worker, FutureState& state, const Context* context, std::source_location where) {
   state.created = where;
-  schedule_in_group(worker, true, state, TaskOptions());
+  TaskOptions options;
+  options.context = context;
+  schedule_in_group(worker, true, state, options);
 }
 
 void schedule_task(LoopState* given, FutureState& state, const TaskOptions& options, std::source_location where) {
@@ -181,7 +193,9 @@ void schedule_task(LoopState* given, FutureState& state, const TaskOptions& opti
     const bool as_current = inherits && home.current && home.current->floating();
     return schedule_in_group(home, as_current || given == floats(), state, options);
   }
-  if (OURO_UNLIKELY(home.special || !options.name.empty())) return schedule_specially(home, state, options);
+  if (OURO_UNLIKELY(home.special || !options.name.empty() || contexts_in_use())) {
+    return schedule_specially(home, state, options);
+  }
   state.home = &home;
   ++home.live;
   number_task(state, home);

@@ -80,7 +80,7 @@ struct Worker {
 
   // An entry becomes visible to all. Without memory it waits in the loop's own queue, which nobody steals from.
   void push(ReadyNode* entry) noexcept { put(deque, entry); }
-  // The same for one that the worker has just taken out of its deque. There is room.
+  // The same where there is room: for one that the worker has just taken out of its deque, or after has_room().
   void push_again(ReadyNode* entry) noexcept { deque.put_back(entry, light); }
   void push_behind(ReadyNode* entry) noexcept { put(lane, entry); }
 

@@ -5,14 +5,17 @@
 #include <unistd.h>
 
 #include <array>
+#include <coroutine>
 #include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <future>
 #include <memory>
 #include <optional>
 #include <span>
 #include <stdexcept>
+#include <stop_token>
 #include <string>
 #include <thread>
 #include <type_traits>
@@ -311,6 +314,42 @@ ouro::Coroutine<> queues() {
   check(co_await channel.recv() == 2 && co_await channel.recv() == std::nullopt, "Channel::close");
 }
 
+// ---- Context variables, other libraries ----
+
+ouro::ContextVar<int> request("request", 0);
+
+ouro::Coroutine<> contexts() {
+  ouro::Token<int> token = request.set(1);
+  const ouro::Context context = ouro::copy_context();
+  request.reset(token);
+  const int seen = context.run([] { return request.get(); });
+  ouro::Handle handle = ouro::get_running_loop().call_soon([] {}, context);
+  ouro::Task<int> task = ouro::create_task(f(1), {.context = &context});
+  check(seen == 1 && request.get() == 0 && context.copy().size() == 1 && context.contains(request), "Context");
+  check(task.get_context() == handle.get_context() && co_await task == 1, "get_context");
+  ouro::ContextVar<int> bare("bare");
+  bool thrown = false;
+  try {
+    bare.get();
+  } catch (const ouro::LookupError&) {
+    thrown = true;
+  }
+  check(thrown, "LookupError");
+}
+
+ouro::Coroutine<> interop() {
+  std::stop_source source;
+  check(co_await ouro::cancel_on_stop(source.get_token(), f(1)) == 1, "cancel_on_stop");
+  auto stoppable = [](std::stop_token) { return f(2); };
+  check(co_await ouro::stop_on_cancel(stoppable) == 2, "stop_on_cancel");
+  std::promise<int> promise;
+  promise.set_value(3);
+  check(co_await ouro::wrap_future(promise.get_future()) == 3, "wrap_future");
+  const auto future = ouro::ConcurrentFuture<int>::create();
+  check(ouro::ConcurrentFuture<int>::from_address(future.to_address()).try_set_result(4), "from_address");
+  co_await ouro::resume_here(std::suspend_never());
+}
+
 // ---- The loop, policies, runners ----
 
 void loop_by_hand() {
@@ -442,7 +481,7 @@ ouro::Coroutine<> transports() {
 int main() {
   check(ouro::run(several_loops(), {.workers = 4, .pin_to_cores = true}) == 3, "several loops");
   for (auto* part : {coroutines_and_tasks, futures, deadlines_and_groups, names_and_addresses, generators, threads,
-                     locks, queues, sockets, transports})
+                     locks, queues, sockets, transports, contexts, interop})
     ouro::run(part(), {.spin = 0us});
   loop_by_hand();
   policies_and_runners();

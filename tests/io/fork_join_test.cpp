@@ -8,6 +8,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -21,6 +22,7 @@ namespace {
 using namespace std::chrono_literals;
 using test::describe;
 using test::GroupsOfAnySize;
+using test::GroupTest;
 using test::Ledger;
 using test::until;
 using testing::ElementsAre;
@@ -279,6 +281,50 @@ TEST_P(GroupsOfAnySize, TheErrorOfACallWaitsForTheJoin) {
     EXPECT_EQ(ledger.broken_off(), 1);
   };
   run(floating_and_pinned(body));
+}
+
+// Two workers, both busy: what the one does comes in order with what the other does, and nobody steals.
+void wait_for_step(const std::atomic<int>& step, int expected) {
+  while (step.load() < expected) std::this_thread::yield();
+}
+Coroutine<> outlasts_its_cancellation(std::atomic<int>& step) {
+  Future<int> never = current_loop().create_future<int>();
+  try {
+    co_await never;
+  } catch (const CancelledError&) {
+    step = 1;
+  }
+  wait_for_step(step, 2);
+}
+Coroutine<> gathers_a_failure(std::atomic<int>& step) {
+  try {
+    co_await gather(outlasts_its_cancellation(step), fail_after(0, "on purpose"));
+  } catch (const std::runtime_error&) {
+    step = 3;
+  }
+  wait_for_step(step, 4);
+}
+Coroutine<std::size_t> given(std::size_t value) { co_return value; }
+Coroutine<> forks_beside_it(std::atomic<int>& step) {
+  std::vector<std::size_t> results(41);
+  ForkScope scope;
+  wait_for_step(step, 1);
+  for (std::size_t i = 0; i < 40; ++i) co_await scope.fork(results[i], given(i));
+  step = 2;
+  wait_for_step(step, 3);
+  co_await scope.fork(results[40], given(40));
+  step = 4;
+  co_await scope.join();
+  for (std::size_t i = 0; i < 41; ++i) EXPECT_EQ(results[i], i);
+}
+
+// While a gather of the group ends early, forks take a place of their own each; after that they share the first one.
+TEST_F(GroupTest, ForksFindTheirPlacesWhenAFailureElsewhereIsOver) {
+  const auto main = []() -> Coroutine<> {
+    std::atomic<int> step{0};
+    co_await gather(gathers_a_failure(step), forks_beside_it(step));
+  };
+  run_on(2, main());
 }
 
 TEST_P(GroupsOfAnySize, AScopeServesAgainAfterAnError) {

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstdint>
 #include <fstream>
 #include <memory>
 #include <ranges>
@@ -354,6 +355,47 @@ Coroutine<int> nested(int depth) {
 
 TEST_P(GroupsOfAnySize, AThousandDeep) {
   for (int round = 0; round < 3; ++round) EXPECT_EQ(run(nested(1000)), 1000);
+}
+
+// How much of any thread's stack lay between two calls of look().
+class StackSpan {
+ public:
+  __attribute__((noinline)) void look() {
+    static thread_local std::uintptr_t lowest = 0, highest = 0;
+    const auto here = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0));
+    if (highest < here) highest = here;
+    if (lowest == 0 || lowest > here) lowest = here;
+    std::uintptr_t seen = most_.load();
+    while (seen < highest - lowest && !most_.compare_exchange_weak(seen, highest - lowest)) {
+    }
+  }
+  std::uintptr_t most() const { return most_.load(); }
+
+ private:
+  std::atomic<std::uintptr_t> most_{0};
+};
+
+// An eager task runs inside the call that makes it, but the children of its gather do not: or a chain of such tasks
+// would overflow the stack.
+Coroutine<int> eagerly(StackSpan& stack, int depth);
+Coroutine<int> in_an_eager_task(StackSpan& stack, int depth) {
+  TaskOptions options;
+  options.eager_start = true;
+  Task<int> below = create_task(eagerly(stack, depth), options);
+  co_return co_await std::move(below);
+}
+Coroutine<int> eagerly(StackSpan& stack, int depth) {
+  stack.look();
+  if (depth == 0) co_return 0;
+  const auto [below, nought] = co_await gather(in_an_eager_task(stack, depth - 1), number(0));
+  co_return below + nought + 1;
+}
+
+TEST_P(GroupsOfAnySize, EagerTasksThatGatherGrowNoStack) {
+  constexpr int depth = 10000;
+  StackSpan stack;
+  EXPECT_EQ(run(in_an_eager_task(stack, depth)), depth);
+  EXPECT_LT(stack.most(), 64U * 1024);
 }
 
 // Counts the frames that live, from their making on.

@@ -12,6 +12,7 @@
 
 #include <ouro/io/event_loop.hpp>
 #include <ouro/io/sockets.hpp>
+#include <ouro/runtime/contextvars.hpp>
 #include <ouro/runtime/sleep.hpp>
 #include <ouro/runtime/tasks.hpp>
 #include <ouro/runtime/thread_parker.hpp>
@@ -34,7 +35,8 @@ class WatchersTest : public testing::Test {
  protected:
   WatchersTest() {
     loop->set_exception_handler([this](EventLoop&, const ExceptionContext& context) {
-      reports.push_back(context.message + ": " + describe(context.exception));
+      reports.push_back(context.message);
+      reports.back().append(": ").append(describe(context.exception));
     });
   }
 
@@ -199,12 +201,12 @@ TEST_F(WatchersTest, WhatACallbackThrowsIsReportedAndItGoesOn) {
 }
 
 TEST_F(WatchersTest, ADescriptorThatIsNoneIsReportedOnce) {
-  constexpr int free_number = 1 << 29;  // beyond any limit
+  constexpr int free_number = 1 << 29;  // 536870912: beyond any limit
   loop->add_reader(free_number, [&] { log.push_back("called"); });
   run_until([&] { return !reports.empty(); });
   some_turns();
   ASSERT_EQ(reports.size(), 1U);
-  EXPECT_THAT(reports[0], HasSubstr("poll descriptor " + std::to_string(free_number)));
+  EXPECT_THAT(reports[0], HasSubstr("poll descriptor 536870912"));
   reports.clear();
   EXPECT_FALSE(loop->remove_reader(free_number));
   EXPECT_THAT(log, IsEmpty());
@@ -236,6 +238,24 @@ TEST_F(WatchersTest, AClosedLoopWatchesNothing) {
 TEST(WatchersOfAnotherLoop, OneWithoutARing) {
   EventLoop loop(std::make_unique<ThreadParker>());
   EXPECT_THAT(thrown_by([&] { loop.add_reader(0, [] {}); }), HasSubstr("a loop without a ring"));
+}
+
+TEST_F(WatchersTest, RunsInACopyOfTheContextInWhichItWasMade) {
+  ContextVar<int> number("number", 0);
+  std::vector<int> seen;
+  Context().run([&] {
+    number.set(1);
+    loop->add_reader(other.fileno(), [&] {
+      receive();
+      seen.push_back(number.get());
+      number.set(number.get() + 1);
+    });
+    number.set(7);
+  });
+  send("ab");
+  run_until([&] { return seen.size() == 2; });
+  EXPECT_THAT(seen, ElementsAre(1, 2));  // a copy, but one for all its calls
+  EXPECT_EQ(number.get(), 0);
 }
 
 }  // namespace

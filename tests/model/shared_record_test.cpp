@@ -12,6 +12,7 @@
 
 #include <model/group.hpp>
 #include <model/mutants.hpp>
+#include <ouro/runtime/detail/context_state.hpp>
 #include <ouro/runtime/futures.hpp>
 #include <ouro/runtime/tasks.hpp>
 
@@ -386,6 +387,24 @@ void none_is_unfinished(bool elsewhere) {
   other.join();
 }
 
+// A task gets its belongings while a child on another worker looks there for a context.
+void named_while_looked_at() {
+  Group group(2);
+  Fate fate;
+  Task<> task;
+  Future<int> future = group.make_future<int>(0);
+  group.as(0, [&] { task = ouro::spawn(wait_for(future, fate)); });
+  std::thread other =
+      group.thread(1, [&task] { check(ouro::detail::context_word(task.handle().state()) == 0, "it has no context"); });
+  group.as(0, [&] {
+    task.set_name("with a name");
+    check(set(future), "it was pending");
+    group.run(0);
+  });
+  other.join();
+  check(fate.values == 1, "the waiter has resumed");
+}
+
 const std::vector<Model> models{
     {"completed", [] { completed(false); }, bound(2, 1)},
     {"completed, with a handle kept", [] { completed(true); }, bound(2, 1)},
@@ -410,6 +429,7 @@ const std::vector<Model> models{
     {"none is unfinished", [] { none_is_unfinished(false); }, bound(1, 0)},
     {"none is unfinished, elsewhere", [] { none_is_unfinished(true); }, bound(1, 0)},
     {"a future is cancelled", &future_cancelled, bound(1, 0)},
+    {"named while a child looks", &named_while_looked_at, bound(1, 1)},
 };
 
 const std::vector<Mutant> mutants{

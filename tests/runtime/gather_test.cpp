@@ -259,6 +259,28 @@ TEST_F(GatherTest, StartsNothingBeforeItIsAwaited) {
   EXPECT_THAT(log_, ElementsAre("awaits", "child", "child", "done"));
 }
 
+TEST_F(GatherTest, OneThatIsKeptMayMoveUntilItIsAwaitedOnce) {
+  run([]() -> Coroutine<> {
+    auto first = gather(number(1), text("two"), nothing());
+    auto waiting = std::move(first);
+    EXPECT_EQ(co_await waiting, std::tuple(1, "two", std::monostate()));
+    bool refused = false;
+    try {
+      co_await std::move(waiting);
+    } catch (const RuntimeError&) {
+      refused = true;
+    }
+    EXPECT_TRUE(refused);
+    refused = false;
+    try {
+      co_await first;  // its children have gone
+    } catch (const RuntimeError&) {
+      refused = true;
+    }
+    EXPECT_TRUE(refused);
+  });
+}
+
 TEST_F(GatherTest, ChildrenStartAfterTheParentSuspendsInOrderAmongCallbacks) {
   auto child = [this](std::string name) -> Coroutine<> {
     log(name + " starts");

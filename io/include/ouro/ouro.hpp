@@ -20,6 +20,7 @@
 #include <ouro/runtime/concurrent_future.hpp>
 #include <ouro/runtime/conditions.hpp>
 #include <ouro/runtime/config.hpp>
+#include <ouro/runtime/contextvars.hpp>
 #include <ouro/runtime/coroutine.hpp>
 #include <ouro/runtime/events.hpp>
 #include <ouro/runtime/exception_group.hpp>
@@ -29,6 +30,7 @@
 #include <ouro/runtime/futures.hpp>
 #include <ouro/runtime/gather.hpp>
 #include <ouro/runtime/generators.hpp>
+#include <ouro/runtime/interop.hpp>
 #include <ouro/runtime/locks.hpp>
 #include <ouro/runtime/map.hpp>
 #include <ouro/runtime/map_unordered.hpp>

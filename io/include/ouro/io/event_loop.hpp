@@ -55,8 +55,8 @@ class OURO_EXPORT EventLoop : public BaseEventLoop {
   // ---- Descriptors ----
 
   // Calls `callback(args...)` once a turn for as long as `fd` can be read (written), or has an error or hung up; in
-  // place of the callback that it had for that. If the kernel cannot watch it, the exception handler hears of it, and
-  // it is watched no more.
+  // place of the callback that it had for that, and in a copy of the current context. If the kernel cannot watch it,
+  // the exception handler hears of it, and it is watched no more.
   // Threads: the loop's. Throws: RuntimeError for a loop without a ring, ValueError for a negative descriptor.
   // Lifetime: call remove_* before the descriptor is closed.
   template <class F, class... Args>
@@ -97,7 +97,7 @@ class OURO_EXPORT EventLoop : public BaseEventLoop {
                                                                                      std::size_t bytes) {
     return detail::SockReceive(*this, socket, bytes);
   }
-  // The same into `buffer`; gives how many.
+  // The same into `buffer`; gives how many. If cancelled: as sock_recv.
   [[nodiscard("it does nothing until it is awaited")]] detail::SockReceiveInto sock_recv_into(
       const Socket& socket, std::span<std::byte> buffer) {
     return detail::SockReceiveInto(*this, socket, buffer);
@@ -107,6 +107,7 @@ class OURO_EXPORT EventLoop : public BaseEventLoop {
                                                                                              std::size_t bytes) {
     return detail::SockReceiveFrom(*this, socket, bytes);
   }
+  // The same into `buffer`; gives how many bytes, too. If cancelled: as sock_recv.
   [[nodiscard("it does nothing until it is awaited")]] detail::SockReceiveFromInto sock_recvfrom_into(
       const Socket& socket, std::span<std::byte> buffer) {
     return detail::SockReceiveFromInto(*this, socket, buffer);
@@ -120,7 +121,8 @@ class OURO_EXPORT EventLoop : public BaseEventLoop {
                                                                                         std::string_view data) {
     return detail::SockSendAll(*this, socket, std::as_bytes(std::span(data)));
   }
-  // Sends one datagram; gives how many bytes went. If cancelled: CancelledError, unless it was sent.
+  // Sends one datagram; gives how many bytes went. A unix socket whose other side has no room is tried again each turn.
+  // If cancelled: CancelledError, unless it was sent.
   [[nodiscard("it does nothing until it is awaited")]] detail::SockSendTo sock_sendto(const Socket& socket,
                                                                                       std::span<const std::byte> data,
                                                                                       const Address& address) {
@@ -215,7 +217,7 @@ class OURO_EXPORT EventLoop : public BaseEventLoop {
 
   // ---- Names ----
 
-  // As the functions of the same names (resolver.hpp), with this loop's default executor.
+  // As the functions of the same names (resolver.hpp), with this loop's default executor. If cancelled: as these.
   [[nodiscard]] Future<std::vector<AddressInfo>> getaddrinfo(std::string_view host, std::string_view service,
                                                              AddressInfoOptions options = {});
   [[nodiscard]] Future<std::vector<AddressInfo>> getaddrinfo(std::string_view host, int port,

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <ouro/io/event_loop.hpp>
+#include <ouro/runtime/contextvars.hpp>
 #include <ouro/runtime/coroutine.hpp>
 #include <ouro/runtime/detail/worker_group.hpp>
 #include <ouro/runtime/exceptions.hpp>
@@ -40,28 +41,20 @@ class OURO_EXPORT Runner {
   Runner& operator=(const Runner&) = delete;
 
   // Runs a coroutine, or what else can be awaited or called for one, in a task, and gives its result.
+  // All runs have one context: what a main task sets, the next one sees. It begins as a copy of the caller's.
   // Throws: what it threw; RuntimeError when the runner is closed or a loop runs on this thread; KeyboardInterrupt if
   // SIGINT ended it; DeadlockError if it waits for tasks that wait for each other.
   template <class A>
     requires(Awaitable<std::remove_cvref_t<A>> || CoroutineCallable<std::decay_t<A>&>)
   decltype(auto) run(A&& awaitable, std::source_location where = std::source_location::current()) {
-    auto coroutine = detail::to_coroutine(std::forward<A>(awaitable));
-    check_usable();
-    EventLoop& loop = get_loop();
-    using T = typename decltype(coroutine)::value_type;
-    if (crew_) {
-      if (!coroutine) detail::throw_awaited_twice();
-      Task<T> task;
-      auto schedule = [&] {
-        detail::schedule_floating(loop.state(), *coroutine.get(), where);
-        task = Task<T>(*coroutine.release());
-      };
-      run_main_on_crew(*coroutine.get(), [](void* call) { (*static_cast<decltype(schedule)*>(call))(); }, &schedule);
-      return detail::take_value<T>(task.handle().state());
-    }
-    Task<T> task = detail::schedule(&loop.state(), std::move(coroutine), TaskOptions(), where);
-    run_main(task.handle().state());
-    return detail::take_value<T>(task.handle().state());
+    return run_in(nullptr, detail::to_coroutine(std::forward<A>(awaitable)), where);
+  }
+  // The same in `context`.
+  template <class A>
+    requires(Awaitable<std::remove_cvref_t<A>> || CoroutineCallable<std::decay_t<A>&>)
+  decltype(auto) run(A&& awaitable, const Context& context,
+                     std::source_location where = std::source_location::current()) {
+    return run_in(&context, detail::to_coroutine(std::forward<A>(awaitable)), where);
   }
 
   // The loop; made if need be.
@@ -75,7 +68,42 @@ class OURO_EXPORT Runner {
  private:
   class Crew;
 
+  template <class T>
+  decltype(auto) run_in(const Context* given, Coroutine<T> coroutine, std::source_location where) {
+    check_usable();
+    EventLoop& loop = get_loop();
+    TaskOptions options;
+    options.context = given ? given : own_context();
+    Runner* const keeper = given ? nullptr : this;
+    if (crew_) {
+      if (!coroutine) detail::throw_awaited_twice();
+      Task<T> task;
+      auto schedule = [&] {
+        detail::schedule_floating(loop.state(), *coroutine.get(), options.context, where);
+        task = Task<T>(*coroutine.release());
+      };
+      const Keep keep{keeper, *coroutine.get()};
+      run_main_on_crew(*coroutine.get(), [](void* call) { (*static_cast<decltype(schedule)*>(call))(); }, &schedule);
+      return detail::take_value<T>(task.handle().state());
+    }
+    Task<T> task = detail::schedule(&loop.state(), std::move(coroutine), options, where);
+    const Keep keep{keeper, task.handle().state()};
+    run_main(task.handle().state());
+    return detail::take_value<T>(task.handle().state());
+  }
+
   void check_usable() const;
+  // nullptr: there is none yet, and the first main task's will be it.
+  const Context* own_context();
+  void keep_context(detail::FutureState& task) noexcept;
+  // At the end of a run.
+  struct Keep {
+    Runner* runner;  // nullptr: the run's context was given
+    detail::FutureState& task;
+    ~Keep() {
+      if (runner) runner->keep_context(task);
+    }
+  };
   void run_main(detail::FutureState& task);
   // Runs until the task is done that `schedule(context)` makes of the record; SIGINT cancels it from the first moment.
   void run_main_on_crew(detail::FutureState& task, void (*schedule)(void* context), void* context);
@@ -84,6 +112,8 @@ class OURO_EXPORT Runner {
   RunOptions options_;
   std::unique_ptr<EventLoop> loop_;
   std::unique_ptr<Crew> crew_;  // the other workers
+  std::optional<Context> context_;
+  bool has_run_ = false;
   bool closed_ = false;
 };
 

@@ -43,25 +43,6 @@ struct LoopCounters {
   std::uint64_t wakeups = 0;         // of other workers, for work that they may take
 };
 
-namespace detail {
-
-// Arms a timer on its loop's thread; lets go of it if that never comes to it.
-class ArmLater {
- public:
-  ArmLater(BaseEventLoop& loop, CallbackNode& node) noexcept : loop_(&loop), node_(&node) {}
-  ArmLater(ArmLater&& other) noexcept : loop_(other.loop_), node_(std::exchange(other.node_, nullptr)) {}
-  ~ArmLater() {
-    if (node_) node_->abandon();
-  }
-  OURO_EXPORT void operator()();
-
- private:
-  BaseEventLoop* loop_;
-  CallbackNode* node_;
-};
-
-}  // namespace detail
-
 // Runs callbacks and tasks on one thread, and sleeps on its Parker when there are none.
 //
 // Threads: the one that runs it, or before it runs the one that made it, except for members that say otherwise.
@@ -131,14 +112,14 @@ class OURO_EXPORT BaseEventLoop {
     requires std::invocable<std::decay_t<F>&>
   Handle call_soon(F&& callback, std::source_location where = std::source_location::current()) {
     check_open();
-    if (OURO_UNLIKELY(is_elsewhere())) return call_soon_threadsafe(std::forward<F>(callback), where);
-    if (state_->debug) detail::check_thread(*state_, "call_soon");
-    if (OURO_UNLIKELY(!state_->running)) take_posts();
-    auto* node = detail::TypedCallbackNode<std::decay_t<F>>::make(*state_, where, state_->worker != nullptr,
-                                                                  std::forward<F>(callback));
-    node->begin_shared();
-    state_->ready.push_back(*node);
-    return Handle(node);
+    return soon(std::forward<F>(callback), nullptr, where);
+  }
+  // The same in `context`, and not in a copy of the current one.
+  template <class F>
+    requires std::invocable<std::decay_t<F>&>
+  Handle call_soon(F&& callback, const Context& context, std::source_location where = std::source_location::current()) {
+    check_open();
+    return soon(std::forward<F>(callback), &context, where);
   }
 
   // The same from any thread, and wakes the loop.
@@ -146,16 +127,13 @@ class OURO_EXPORT BaseEventLoop {
   template <class F>
     requires std::invocable<std::decay_t<F>&>
   Handle call_soon_threadsafe(F&& callback, std::source_location where = std::source_location::current()) {
-    auto* node = detail::TypedCallbackNode<std::decay_t<F>>::make(*state_, where, true, std::forward<F>(callback));
-    Handle handle(node);
-    node->begin_shared();
-    if (detail::running_state() == state_) {
-      state_->ready.push_back(*node);  // in order with call_soon
-    } else if (!post(*node)) {
-      node->abandon();
-      throw_closed();
-    }
-    return handle;
+    return soon_threadsafe(std::forward<F>(callback), nullptr, where);
+  }
+  template <class F>
+    requires std::invocable<std::decay_t<F>&>
+  Handle call_soon_threadsafe(F&& callback, const Context& context,
+                              std::source_location where = std::source_location::current()) {
+    return soon_threadsafe(std::forward<F>(callback), &context, where);
   }
 
   // Runs `callback` at `when` on the loop's clock, or as soon as possible after; in order of time, ties in order of the
@@ -164,30 +142,26 @@ class OURO_EXPORT BaseEventLoop {
     requires std::invocable<std::decay_t<F>&>
   TimerHandle call_at(TimePoint when, F&& callback, std::source_location where = std::source_location::current()) {
     check_open();
-    if (OURO_UNLIKELY(is_elsewhere())) {
-      auto* node = detail::TypedCallbackNode<std::decay_t<F>>::make(*state_, where, true, std::forward<F>(callback));
-      node->begin_shared();
-      node->when = when;
-      TimerHandle handle(node);
-      call_soon_threadsafe(detail::ArmLater(*this, *node));
-      return handle;
-    }
-    if (state_->debug) detail::check_thread(*state_, "call_at");
-    auto* node = detail::TypedCallbackNode<std::decay_t<F>>::make(*state_, where, state_->worker != nullptr,
-                                                                  std::forward<F>(callback));
-    node->begin_shared();
-    arm(*node, when);
-    return TimerHandle(node);
+    return at(when, std::forward<F>(callback), nullptr, where);
+  }
+  template <class F>
+    requires std::invocable<std::decay_t<F>&>
+  TimerHandle call_at(TimePoint when, F&& callback, const Context& context,
+                      std::source_location where = std::source_location::current()) {
+    check_open();
+    return at(when, std::forward<F>(callback), &context, where);
   }
   template <class Rep, class Period, class F>
     requires std::invocable<std::decay_t<F>&>
   TimerHandle call_later(std::chrono::duration<Rep, Period> delay, F&& callback,
                          std::source_location where = std::source_location::current()) {
-    if constexpr (std::is_floating_point_v<Rep>) {
-      if (delay.count() != delay.count()) detail::throw_nan_delay();
-    }
-    return call_at(detail::saturating_add(time(), detail::saturating_duration(delay)), std::forward<F>(callback),
-                   where);
+    return call_at(time_after(delay), std::forward<F>(callback), where);
+  }
+  template <class Rep, class Period, class F>
+    requires std::invocable<std::decay_t<F>&>
+  TimerHandle call_later(std::chrono::duration<Rep, Period> delay, F&& callback, const Context& context,
+                         std::source_location where = std::source_location::current()) {
+    return call_at(time_after(delay), std::forward<F>(callback), context, where);
   }
 
   // The loop's clock now.
@@ -333,6 +307,56 @@ class OURO_EXPORT BaseEventLoop {
   bool is_elsewhere() const noexcept { return state_->worker != nullptr && is_elsewhere_in_group(); }
   bool is_elsewhere_in_group() const noexcept;
   void arm(detail::CallbackNode& node, TimePoint when) noexcept;
+
+  // call_soon and its kin, with the callback's context, or nullptr for a copy of the current one.
+  template <class F>
+  OURO_INLINE Handle soon(F&& callback, const Context* context, std::source_location where) {
+    if (OURO_UNLIKELY(is_elsewhere())) return soon_threadsafe(std::forward<F>(callback), context, where);
+    if (state_->debug) detail::check_thread(*state_, "call_soon");
+    if (OURO_UNLIKELY(!state_->running)) take_posts();
+    auto* node = detail::TypedCallbackNode<std::decay_t<F>>::make_in(context, *state_, where, state_->worker != nullptr,
+                                                                     std::forward<F>(callback));
+    node->begin_shared();
+    state_->ready.push_back(*node);
+    return Handle(node);
+  }
+  template <class F>
+  Handle soon_threadsafe(F&& callback, const Context* context, std::source_location where) {
+    auto* node =
+        detail::TypedCallbackNode<std::decay_t<F>>::make_in(context, *state_, where, true, std::forward<F>(callback));
+    Handle handle(node);
+    node->begin_shared();
+    if (detail::running_state() == state_) {
+      state_->ready.push_back(*node);  // in order with call_soon
+    } else if (!post(*node)) {
+      node->abandon();
+      throw_closed();
+    }
+    return handle;
+  }
+  template <class F>
+  TimerHandle at(TimePoint when, F&& callback, const Context* context, std::source_location where) {
+    const bool elsewhere = is_elsewhere();
+    if (!elsewhere && state_->debug) detail::check_thread(*state_, "call_at");
+    auto* node = detail::TypedCallbackNode<std::decay_t<F>>::make_in(
+        context, *state_, where, elsewhere || state_->worker != nullptr, std::forward<F>(callback));
+    node->begin_shared();
+    node->when = when;
+    TimerHandle handle(node);
+    if (OURO_UNLIKELY(elsewhere)) {
+      call_soon_threadsafe(detail::ArmLater(*this, *node));
+    } else {
+      arm(*node, when);
+    }
+    return handle;
+  }
+  template <class Rep, class Period>
+  TimePoint time_after(std::chrono::duration<Rep, Period> delay) const {
+    if constexpr (std::is_floating_point_v<Rep>) {
+      if (delay.count() != delay.count()) detail::throw_nan_delay();
+    }
+    return detail::saturating_add(time(), detail::saturating_duration(delay));
+  }
 
   void run_turns();
   bool run_chunk();

@@ -140,6 +140,16 @@ class ConcurrentState : public ConcurrentStateBase {
     end(finished_phase, std::move(lock));
   }
 
+  // The same, but false if it is done.
+  template <class... U>
+  bool try_set(U&&... outcome) {
+    std::unique_lock lock(mutex_);
+    if (done()) return false;
+    outcome_ = ouro::Outcome<T>(std::forward<U>(outcome)...);
+    end(finished_phase, std::move(lock));
+    return true;
+  }
+
   // Requires: finished.
   ouro::Outcome<T>& outcome() noexcept { return outcome_; }
 
@@ -298,6 +308,28 @@ class ConcurrentFuture {
     requires(!std::same_as<std::remove_cvref_t<E>, std::exception_ptr> && !std::is_null_pointer_v<E>)
   void set_exception(E exception) const {
     set_exception(std::make_exception_ptr(std::move(exception)));
+  }
+
+  // The same for producers that may come too late, or must not throw: false if it is done, also by cancel().
+  template <class... U>
+    requires(std::is_void_v<T> ? sizeof...(U) == 0 : sizeof...(U) == 1 && std::constructible_from<T, U && ...>)
+  bool try_set_result(U&&... result) const {
+    return state().try_set(std::in_place, std::forward<U>(result)...);
+  }
+  bool try_set_exception(std::exception_ptr exception) const {
+    if (!exception) detail::throw_null_exception();
+    return state().try_set(std::move(exception));
+  }
+
+  // For interfaces that give a callback a void*: the address holds a reference, which from_address() takes over, once.
+  // So the result has a place until the callback has come, whether or not anybody waits for it any more.
+  void* to_address() const {
+    detail::ConcurrentStateBase& counted = state();
+    counted.add_ref();
+    return &counted;
+  }
+  static ConcurrentFuture from_address(void* address) noexcept {
+    return ConcurrentFuture(detail::ConcurrentHandle(*static_cast<detail::ConcurrentStateBase*>(address)));
   }
 
   friend bool operator==(const ConcurrentFuture& a, const ConcurrentFuture& b) noexcept {

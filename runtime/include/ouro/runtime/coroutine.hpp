@@ -162,14 +162,14 @@ class CoroutinePromiseBase : public FutureResult<T> {
     const unsigned state = this->all_flags();
     if (state & flag_nested) return FinalAwaiter(false);
     if constexpr (has_plain_slot<T>) {
-      if (state == (direct_child | outcome_value)) {
+      if (OURO_LIKELY(state == (direct_child | outcome_value))) {
         return FinalAwaiter(give_to_slot<T>(*this));
-      }
-      if (state == (first_step_child | outcome_value)) {
-        return FinalAwaiter(give_to_slot_at_once<T>(*this));
       }
       if (state == (private_child | outcome_value)) {
         return FinalAwaiter(give_to_shared_slot<T>(*this));
+      }
+      if (state == (first_step_child | outcome_value)) {
+        return FinalAwaiter(give_to_slot_at_once<T>(*this));
       }
     }
     return FinalAwaiter(!complete_quietly(*this) && end_task<T>(*this));

@@ -12,6 +12,8 @@
 
 namespace ouro {
 
+class Context;
+
 // An error that had no caller to go to, as an exception handler receives it.
 struct ExceptionContext {
   std::string message;           // what happened, in asyncio's words
@@ -44,6 +46,9 @@ class OURO_EXPORT Handle {
     if (node_) node_->cancel();
   }
   bool cancelled() const noexcept { return node_ && node_->is_cancelled(); }
+
+  // The context that the callback runs in; a new one if that is empty. Throws: std::bad_alloc.
+  Context get_context() const;
 
   friend bool operator==(const Handle& a, const Handle& b) noexcept { return a.node_ == b.node_; }
 

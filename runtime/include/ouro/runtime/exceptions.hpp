@@ -49,6 +49,12 @@ class OURO_EXPORT RuntimeError : public std::runtime_error {
   std::string hint_;
 };
 
+// A context variable has no value (Python's LookupError).
+class OURO_EXPORT LookupError : public RuntimeError {
+ public:
+  using RuntimeError::RuntimeError;
+};
+
 // A future was asked for what its state does not allow: a result too early, or a second result.
 class OURO_EXPORT InvalidStateError : public RuntimeError {
  public:

@@ -25,8 +25,15 @@ namespace detail {
 class OURO_EXPORT ForkState : public GatherState {
  public:
   ForkState() noexcept {
-    this->waiting = false;
+    this->waiting = this->shared = this->aborting = this->cancel_requested = false;
+    this->counted_abort = this->cancelled_late = this->starved = false;
     this->indirect = true;
+    this->fixed = false;
+    this->child_stage = stage_of_children(SlotKind::value);
+    this->slots = first_slots_.data();
+    this->children = first_children_.data();
+    this->share.gather = this;
+    this->share.next = this->share.end = 0;
   }
   ForkState(ForkState&&) = delete;
   ~ForkState() {
@@ -34,21 +41,25 @@ class OURO_EXPORT ForkState : public GatherState {
     if (OURO_UNLIKELY(newest_ != nullptr)) free_tables();
   }
 
-  // Starts the child, and has the task go on behind it. Takes the child over in any case.
+  // Starts the child, and has the task go on behind it. Takes the child over in any case. Gives the frame to run next.
   // Throws: std::bad_alloc; RuntimeError in another task than before.
-  void fork(FutureState& task, void* frame, FutureState& child, void* slot, std::source_location where);
+  void* fork(FutureState& task, void* frame, FutureState& child, void* slot, std::source_location where);
   // True: every child has ended, and join_later() is not needed.
-  bool all_ended() noexcept {
-    if (!this->waiting) return true;
-    return this->shared ? taken_ == 0 : this->pending == 1;
+  bool all_ended() const noexcept {
+    if (OURO_LIKELY(this->shared)) return taken_ == 0;
+    return !this->waiting || this->pending == 1;
   }
   // Throws: RuntimeError in another task than the forks'.
   void join_later(FutureState& task, void* frame, std::source_location where);
   // Throws: what a child or a call has thrown.
   void joined() {
-    if (this->waiting) close();
+    if (OURO_LIKELY(this->waiting)) {
+      close();
+    } else {
+      taken_ = 0;  // a canceller may still look at the rest
+    }
     if (!this->parent) return;
-    if (OURO_UNLIKELY(this->first_error || this->cancel_requested || this->counted_abort)) return joined_slowly();
+    if (OURO_UNLIKELY(this->aborting)) return joined_slowly();
     this->rethrow_if_failed();
     this->parent = nullptr;
   }
@@ -57,7 +68,7 @@ class OURO_EXPORT ForkState : public GatherState {
   static FutureState& take_continuation(GatherShare& continuation) noexcept;
 
   // No child starts any more: one has failed, or the task was cancelled.
-  bool stopping() const noexcept { return this->waiting && this->stop_requested(); }
+  bool stopping() const noexcept { return this->stop_requested(); }
   void call_failed(FutureState& task, void* frame, std::exception_ptr error, std::source_location where) noexcept;
 
  private:
@@ -65,7 +76,14 @@ class OURO_EXPORT ForkState : public GatherState {
   static constexpr std::uint64_t far = std::uint64_t{1} << 62;
 
   void open(FutureState& task, void* frame, std::source_location where) noexcept;
-  void close() noexcept;
+  void close() noexcept {
+    this->waiting = this->holds_children = false;
+    if (OURO_UNLIKELY(!this->shared)) close_pinned();
+  }
+  void close_pinned() noexcept;
+  OURO_NOINLINE void* fork_unusually(FutureState& task, void* frame, FutureState& child, void* slot,
+                                     std::source_location where);
+  void fork_later(FutureState& task, void* frame, FutureState& child, void* slot, std::source_location where);
   void fork_pinned(FutureState& task, FutureState& child, void* slot);
   std::uint32_t add(FutureState* child, void* slot, bool is_public);
   void make_room(bool is_public);
@@ -103,11 +121,12 @@ class ForkAwaiter {
     return false;
   }
   template <class Promise>
-  void await_suspend(std::coroutine_handle<Promise> coroutine,
-                     std::source_location where = std::source_location::current()) {
+  std::coroutine_handle<> await_suspend(std::coroutine_handle<Promise> coroutine,
+                                        std::source_location where = std::source_location::current()) {
     FutureState& task = task_of(coroutine, "fork");
     // From here on another worker may go on with the caller, and this object be gone.
-    scope_->fork(task, coroutine.address(), *std::exchange(child_, nullptr), slot_, where);
+    void* const next = scope_->fork(task, coroutine.address(), *std::exchange(child_, nullptr), slot_, where);
+    return transfer(std::coroutine_handle<>::from_address(next));
   }
   void await_resume() const noexcept {}
 

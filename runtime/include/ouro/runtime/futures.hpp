@@ -13,6 +13,7 @@
 #include <ouro/runtime/awaitable.hpp>
 #include <ouro/runtime/config.hpp>
 #include <ouro/runtime/detail/callback_node.hpp>
+#include <ouro/runtime/detail/context_state.hpp>
 #include <ouro/runtime/detail/core.hpp>
 #include <ouro/runtime/detail/result.hpp>
 #include <ouro/runtime/exceptions.hpp>
@@ -332,15 +333,14 @@ class Future : public AnyFuture {
   template <class F>
     requires std::invocable<std::decay_t<F>&, Future<T>>
   CallbackToken add_done_callback(F&& callback, std::source_location where = std::source_location::current()) {
-    detail::FutureState& state = handle_.state();
-    using Call = detail::DoneCall<std::decay_t<F>, Future<T>>;
-    auto* node = detail::TypedCallbackNode<Call>::make(detail::callback_home(state), where,
-                                                       state.has(detail::flag_shared), std::forward<F>(callback));
-    detail::DoneWaiter& waiter = node->callable().waiter;
-    if constexpr (std::is_function_v<std::remove_pointer_t<std::decay_t<F>>>) {
-      waiter.function = reinterpret_cast<void (*)()>(static_cast<std::decay_t<F>>(callback));
-    }
-    return detail::add_done_waiter(state, waiter, *node);
+    return add_callback(std::forward<F>(callback), nullptr, where);
+  }
+  // The same in `context`, and not in a copy of the current one.
+  template <class F>
+    requires std::invocable<std::decay_t<F>&, Future<T>>
+  CallbackToken add_done_callback(F&& callback, const Context& context,
+                                  std::source_location where = std::source_location::current()) {
+    return add_callback(std::forward<F>(callback), &context, where);
   }
 
   using AnyFuture::remove_done_callback;
@@ -355,6 +355,18 @@ class Future : public AnyFuture {
   detail::OwnedFutureAwaiter<T> operator co_await() && { return detail::OwnedFutureAwaiter<T>(std::move(handle_)); }
 
  private:
+  template <class F>
+  CallbackToken add_callback(F&& callback, const Context* context, std::source_location where) {
+    detail::FutureState& state = handle_.state();
+    using Call = detail::DoneCall<std::decay_t<F>, Future<T>>;
+    auto* node = detail::TypedCallbackNode<Call>::make_in(context, detail::callback_home(state), where,
+                                                          state.has(detail::flag_shared), std::forward<F>(callback));
+    detail::DoneWaiter& waiter = node->callable().waiter;
+    if constexpr (std::is_function_v<std::remove_pointer_t<std::decay_t<F>>>) {
+      waiter.function = reinterpret_cast<void (*)()>(static_cast<std::decay_t<F>>(callback));
+    }
+    return detail::add_done_waiter(state, waiter, *node);
+  }
   template <class... U>
   void end_with(U&&... value) {
     detail::FutureState& state = handle_.state();

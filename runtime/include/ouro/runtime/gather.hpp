@@ -1,24 +1,19 @@
 // gather: several awaitables at once, their results together.
 #pragma once
 
-#include <array>
 #include <coroutine>
 #include <cstddef>
-#include <functional>
-#include <memory>
-#include <optional>
+#include <cstdint>
 #include <source_location>
-#include <tuple>
 #include <type_traits>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include <ouro/runtime/awaitable.hpp>
 #include <ouro/runtime/config.hpp>
 #include <ouro/runtime/coroutine.hpp>
-#include <ouro/runtime/detail/gather_slots.hpp>
 #include <ouro/runtime/detail/gather_state.hpp>
+#include <ouro/runtime/detail/gather_storage.hpp>
 #include <ouro/runtime/futures.hpp>
 
 namespace ouro {
@@ -29,268 +24,48 @@ inline constexpr ReturnExceptions return_exceptions{};
 
 namespace detail {
 
-template <class T>
-using HeldResult =
-    std::conditional_t<std::is_reference_v<T>, std::add_pointer_t<std::remove_reference_t<T>>, std::remove_cv_t<T>>;
+// ---- What gather() returns, and its awaiter ----
 
-// The results of a homogeneous gather, while its children run.
-template <class T, bool Outcomes>
-class ResultSlots {
-  using Held = HeldResult<T>;
-  static constexpr bool direct = !std::is_reference_v<T> && !std::is_same_v<Held, bool> &&
-                                 std::is_default_constructible_v<Held> && std::is_move_assignable_v<Held>;
-  using Slot = std::conditional_t<Outcomes, Outcome<T>, std::conditional_t<direct, Held, std::optional<Held>>>;
-
+// A gather with its children and their results.
+template <class Storage, bool Outcomes>
+class GatherBody final : public GatherState {
  public:
-  static constexpr SlotKind kind = Outcomes ? SlotKind::outcome : direct ? SlotKind::value : SlotKind::optional;
+  template <class... Args>
+  explicit GatherBody(std::in_place_t, Args&&... args) : storage_(std::forward<Args>(args)...) {
+    prepare();
+  }
+  GatherBody(GatherBody&& other) : GatherState(std::move(other)), storage_(std::move(other.storage_)) {
+    prepare();
+    this->awaited = other.awaited;
+  }
+  ~GatherBody() {
+    if (OURO_LIKELY(!this->holds_children)) return;
+    if (this->parent) {
+      destroy_children();
+    } else {
+      storage_.drop();
+    }
+  }
 
-  void resize(std::size_t count) { slots_.resize(count); }
-  std::size_t size() const noexcept { return slots_.size(); }
-  void* data() noexcept { return slots_.data(); }
-  void set_exception(std::size_t i, std::exception_ptr exception) { slots_[i] = Slot(std::move(exception)); }
+  void take_once() {
+    if (OURO_UNLIKELY(this->awaited)) throw_awaited_twice();
+    this->awaited = true;
+  }
+  bool empty() const noexcept { return storage_.size() == 0; }
+
+  // Gives the frame to run next.
+  OURO_INLINE void* begin_in(FutureState& task, void* frame, std::source_location where) {
+    this->count = static_cast<std::uint32_t>(storage_.size());
+    storage_.bind(this->slots, this->children, this->nodes);
+    if constexpr (Storage::all_owned) {
+      return launch_owned(task, frame, where);
+    } else {
+      prepare_futures(task);
+      return launch(task, frame, where);
+    }
+  }
 
   auto take() {
-    if constexpr (Outcomes || direct) {
-      return std::move(slots_);
-    } else {
-      using Element =
-          std::conditional_t<std::is_reference_v<T>, std::reference_wrapper<std::remove_reference_t<T>>, Held>;
-      std::vector<Element> results;
-      results.reserve(slots_.size());
-      for (auto& slot : slots_) {
-        if constexpr (std::is_reference_v<T>) {
-          results.emplace_back(**slot);
-        } else {
-          results.push_back(std::move(*slot));
-        }
-      }
-      return results;
-    }
-  }
-
- private:
-  std::vector<Slot> slots_;
-};
-
-template <>
-class ResultSlots<void, false> {
- public:
-  static constexpr SlotKind kind = SlotKind::value;
-  void resize(std::size_t count) noexcept { count_ = count; }
-  std::size_t size() const noexcept { return count_; }
-  void* data() noexcept { return nullptr; }
-  void take() const noexcept {}
-
- private:
-  std::size_t count_ = 0;
-};
-
-// How a child gets into a gather: a future of the caller's by its handle, anything else as a coroutine.
-template <class A>
-auto gather_child(A&& awaitable) {
-  if constexpr (isfuture<A>) {
-    return std::remove_cvref_t<A>(std::forward<A>(awaitable));
-  } else {
-    return to_coroutine(std::forward<A>(awaitable));
-  }
-}
-template <class A>
-using GatherChild = decltype(gather_child(std::declval<A>()));
-
-// The same, but what is a child already is not moved on the way.
-template <class A>
-decltype(auto) pass_child(A&& awaitable) {
-  if constexpr (std::is_same_v<GatherChild<A>, A> && !std::is_reference_v<A>) {
-    return static_cast<A&&>(awaitable);
-  } else {
-    return gather_child(std::forward<A>(awaitable));
-  }
-}
-
-template <class T>
-void store_future(GatherNode& node) {
-  FutureState& future = *node.future;
-  if (future.outcome() == outcome_value) {
-    store_in_slot<T>(*node.gather, node.index, static_cast<FutureResult<T>&>(future), true);
-  } else {
-    store_exception_in_slot<T>(*node.gather, node.index, exception_or_cancellation(future));
-  }
-}
-
-// ---- A vector of coroutines, or of futures ----
-
-template <class Child, bool Outcomes>
-class GatherRange {
- public:
-  using T = typename Child::value_type;
-
-  explicit GatherRange(std::vector<Child> children) noexcept : children_(std::move(children)) {}
-
-  std::size_t size() const noexcept { return children_.size(); }
-
-  void bind(GatherState& gather, FutureState**& list, GatherNode*& nodes) {
-    results_.resize(children_.size());
-    gather.slots = results_.data();
-    gather.slot_kind = ResultSlots<T, Outcomes>::kind;
-    if constexpr (isfuture<Child>) {
-      nodes_ = std::make_unique<GatherNode[]>(children_.size());
-      for (std::size_t i = 0; i < children_.size(); ++i) {
-        nodes_[i].future = &children_[i].handle().state();
-        nodes_[i].store = &store_future<T>;
-      }
-      nodes = nodes_.get();
-    } else {
-      static_assert(sizeof(Child) == sizeof(FutureState*) && std::is_standard_layout_v<Child>);
-      for (const Child& child : children_) {
-        if (OURO_UNLIKELY(!child)) throw_awaited_twice();
-      }
-      list = reinterpret_cast<FutureState**>(children_.data());
-    }
-  }
-
-  auto take() { return results_.take(); }
-  void set_exception(std::size_t i, std::exception_ptr exception) { results_.set_exception(i, std::move(exception)); }
-
- private:
-  std::vector<Child> children_;
-  ResultSlots<T, Outcomes> results_;
-  struct NoNodes {};
-  [[no_unique_address]] std::conditional_t<isfuture<Child>, std::unique_ptr<GatherNode[]>, NoNodes> nodes_;
-};
-
-// ---- A tuple ----
-
-template <bool Outcomes, class... Children>
-class GatherTuple {
-  template <class Child>
-  using ValueOf = typename Child::value_type;
-  // Values are stored as they are if all of them can be.
-  static constexpr bool plain = !Outcomes && (has_plain_slot<ValueOf<Children>> && ...);
-  template <class T>
-  using HeldOf = HeldResult<std::conditional_t<std::is_void_v<T>, int, T>>;
-  template <class T>
-  using SlotOf = std::conditional_t<Outcomes, Outcome<T>,
-                                    std::conditional_t<std::is_void_v<T>, std::monostate,
-                                                       std::conditional_t<plain, HeldOf<T>, std::optional<HeldOf<T>>>>>;
-  template <class T>
-  using ElementOf = std::conditional_t<Outcomes, Outcome<T>, std::conditional_t<std::is_void_v<T>, std::monostate, T>>;
-
- public:
-  template <class... Awaitables>
-  explicit GatherTuple(std::in_place_t, Awaitables&&... awaitables)
-      : children_(pass_child(std::forward<Awaitables>(awaitables))...) {}
-  // Before it is bound: there is nothing but the children.
-  GatherTuple(GatherTuple&& other) noexcept : children_(std::move(other.children_)) {}
-  ~GatherTuple() = default;
-
-  static constexpr std::size_t size() noexcept { return sizeof...(Children); }
-
-  void bind(GatherState& gather, FutureState**& list, GatherNode*& nodes) {
-    list = list_.data();
-    bind_each(std::index_sequence_for<Children...>());
-    gather.slots = slot_table_.data();
-    gather.indirect = true;
-    gather.slot_kind = Outcomes ? SlotKind::outcome : plain ? SlotKind::value : SlotKind::optional;
-    if constexpr ((isfuture<Children> || ...)) nodes = nodes_.data();
-  }
-
-  std::tuple<ElementOf<ValueOf<Children>>...> take() { return take_each(std::index_sequence_for<Children...>()); }
-
-  void set_exception(std::size_t i, const std::exception_ptr& exception) {
-    const auto set = [&]<std::size_t... I>(std::index_sequence<I...>) {
-      ((I == i ? static_cast<void>(std::get<I>(slots_) = SlotOf<ValueOf<Children>>(exception)) : void()), ...);
-    };
-    set(std::index_sequence_for<Children...>());
-  }
-
- private:
-  template <std::size_t... I>
-  void bind_each(std::index_sequence<I...>) {
-    (check_one<I>(), ...);
-    (bind_one<I>(), ...);
-  }
-
-  template <std::size_t I>
-  void check_one() const {
-    const auto& child = std::get<I>(children_);
-    if constexpr (!isfuture<std::remove_cvref_t<decltype(child)>>) {
-      if (OURO_UNLIKELY(!child)) throw_awaited_twice();
-    }
-  }
-
-  template <std::size_t I>
-  void bind_one() {
-    auto& child = std::get<I>(children_);
-    using Child = std::remove_cvref_t<decltype(child)>;
-    slot_table_[I] = &std::get<I>(slots_);
-    if constexpr (isfuture<Child>) {
-      list_[I] = nullptr;
-      nodes_[I].future = &child.handle().state();
-      nodes_[I].store = &store_future<ValueOf<Child>>;
-    } else {
-      list_[I] = child.release();
-    }
-  }
-
-  template <std::size_t I>
-  decltype(auto) take_one() {
-    using T = ValueOf<std::tuple_element_t<I, std::tuple<Children...>>>;
-    auto& slot = std::get<I>(slots_);
-    if constexpr (Outcomes || plain || std::is_void_v<T>) {
-      return std::move(slot);
-    } else if constexpr (std::is_reference_v<T>) {
-      return static_cast<T>(**slot);
-    } else {
-      return std::move(*slot);
-    }
-  }
-
-  template <std::size_t... I>
-  std::tuple<ElementOf<ValueOf<Children>>...> take_each(std::index_sequence<I...>) {
-    return std::tuple<ElementOf<ValueOf<Children>>...>(take_one<I>()...);
-  }
-
-  std::tuple<Children...> children_;
-  std::tuple<SlotOf<ValueOf<Children>>...> slots_;
-  std::array<void*, sizeof...(Children)> slot_table_;  // set by bind(), as the next
-  std::array<FutureState*, sizeof...(Children)> list_;
-  std::array<GatherNode, (isfuture<Children> || ... || false) ? sizeof...(Children) : 0> nodes_;
-};
-
-// ---- The awaiter and what gather() returns ----
-
-template <class Storage, bool Outcomes>
-class GatherAwaiter final : public GatherState {
- public:
-  explicit GatherAwaiter(Storage&& storage) : storage_(std::move(storage)) { this->return_exceptions = Outcomes; }
-  GatherAwaiter(GatherAwaiter&& other) : GatherState(std::move(other)), storage_(std::move(other.storage_)) {
-    this->return_exceptions = Outcomes;
-  }
-  ~GatherAwaiter() {
-    if (OURO_UNLIKELY(this->holds_children)) destroy_children();
-  }
-
-  bool await_ready() const noexcept { return storage_.size() == 0; }
-
-  template <class Promise>
-  void await_suspend(std::coroutine_handle<Promise> coroutine,
-                     std::source_location where = std::source_location::current()) {
-    FutureState& task = task_of(coroutine, "gather");
-    count = listed = static_cast<std::uint32_t>(storage_.size());
-    children = nullptr;
-    storage_.bind(*this, children, nodes);
-    if (!children) listed = 0;
-    if (nodes) {
-      home = task.home;
-      shared = waiting = false;
-      holds_children = true;  // if that throws
-      check_futures(task);
-    }
-    if (OURO_UNLIKELY(task.floating())) return start_shared(task, coroutine.address(), where);
-    start(&GatherState::run_fixed, task, coroutine.address(), where);
-  }
-
-  auto await_resume() {
     if (this->parent) rethrow_if_failed();
     if constexpr (Outcomes) {
       if (this->trouble) {
@@ -301,10 +76,42 @@ class GatherAwaiter final : public GatherState {
   }
 
  private:
+  void prepare() noexcept {
+    this->slot_kind = Storage::kind;
+    this->indirect = Storage::indirect;
+    this->return_exceptions = Outcomes;
+    this->holds_children = Storage::owns_early;
+    this->child_stage = stage_of_children(Storage::kind);
+  }
+
   Storage storage_;
 };
 
+OURO_TRANSFER_NAMESPACE {
+
+// g++ 12 copies an awaiter that operator co_await gives by reference, so this is one that refers.
+template <class Body>
+class GatherAwaiter {
+ public:
+  explicit GatherAwaiter(Body& body) noexcept : body_(&body) {}
+
+  bool await_ready() const noexcept { return body_->empty(); }
+  template <class Promise>
+  OURO_INLINE std::coroutine_handle<> await_suspend(std::coroutine_handle<Promise> coroutine,
+                                                    std::source_location where = std::source_location::current()) {
+    void* const next = body_->begin_in(task_of(coroutine, "gather"), coroutine.address(), where);
+    return transfer(std::coroutine_handle<>::from_address(next));
+  }
+  auto await_resume() { return body_->take(); }
+
+ private:
+  Body* body_;
+};
+
+}  // namespace transfer
 }  // namespace detail
+
+OURO_TRANSFER_NAMESPACE {
 
 // What gather() gives: to be awaited, once. The children are scheduled when it is awaited, in their order.
 //
@@ -312,23 +119,22 @@ class GatherAwaiter final : public GatherState {
 // awaited, then the error is thrown; futures and tasks of the caller run on. With return_exceptions every child's
 // Outcome is returned instead.
 // If cancelled: all children are, futures and tasks of the caller too; when they have ended, CancelledError is thrown.
+// Lifetime: the children and their results lie in it, so it stays where it is, and lives, until the co_await is over.
 template <class Storage, bool Outcomes>
 class [[nodiscard("a gather does nothing until it is awaited")]] Gather {
- public:
-  explicit Gather(Storage storage) noexcept : storage_(std::move(storage)) {}
-  template <class... Awaitables>
-  explicit Gather(std::in_place_t place, Awaitables&&... awaitables)
-      : storage_(place, std::forward<Awaitables>(awaitables)...) {}
+  using Body = detail::GatherBody<Storage, Outcomes>;
 
-  detail::GatherAwaiter<Storage, Outcomes> operator co_await() {
-    if (taken_) detail::throw_awaited_twice();
-    taken_ = true;
-    return detail::GatherAwaiter<Storage, Outcomes>(std::move(storage_));
+ public:
+  template <class... Args>
+  explicit Gather(std::in_place_t place, Args&&... args) : body_(place, std::forward<Args>(args)...) {}
+
+  detail::GatherAwaiter<Body> operator co_await() {
+    body_.take_once();
+    return detail::GatherAwaiter<Body>(body_);
   }
 
  private:
-  Storage storage_;
-  bool taken_ = false;
+  Body body_;
 };
 
 // Several of different types: a tuple of their results, std::monostate for void.
@@ -336,32 +142,38 @@ template <class... Awaitables>
   requires((Awaitable<std::remove_cvref_t<Awaitables>> || CoroutineCallable<std::decay_t<Awaitables>&>) && ...)
 auto gather(Awaitables&&... awaitables) {
   using Storage = detail::GatherTuple<false, detail::GatherChild<Awaitables>...>;
-  return Gather<Storage, false>(std::in_place, std::forward<Awaitables>(awaitables)...);
+  return Gather<Storage, false>(std::in_place, std::in_place, std::forward<Awaitables>(awaitables)...);
 }
 template <class... Awaitables>
   requires((Awaitable<std::remove_cvref_t<Awaitables>> || CoroutineCallable<std::decay_t<Awaitables>&>) && ...)
 auto gather(ReturnExceptions, Awaitables&&... awaitables) {
   using Storage = detail::GatherTuple<true, detail::GatherChild<Awaitables>...>;
-  return Gather<Storage, true>(std::in_place, std::forward<Awaitables>(awaitables)...);
+  return Gather<Storage, true>(std::in_place, std::in_place, std::forward<Awaitables>(awaitables)...);
 }
 
+}  // namespace transfer
+
 namespace detail {
+OURO_TRANSFER_NAMESPACE {
 
 template <bool Outcomes, class A>
 auto gather_vector(std::vector<A> awaitables) {
   using Child = GatherChild<A&&>;
   using Storage = GatherRange<Child, Outcomes>;
   if constexpr (std::is_same_v<Child, A>) {
-    return Gather<Storage, Outcomes>(Storage(std::move(awaitables)));
+    return Gather<Storage, Outcomes>(std::in_place, std::move(awaitables));
   } else {
     std::vector<Child> children;
     children.reserve(awaitables.size());
     for (A& awaitable : awaitables) children.push_back(gather_child(std::move(awaitable)));
-    return Gather<Storage, Outcomes>(Storage(std::move(children)));
+    return Gather<Storage, Outcomes>(std::in_place, std::move(children));
   }
 }
 
+}  // namespace transfer
 }  // namespace detail
+
+OURO_TRANSFER_NAMESPACE {
 
 // Many of one type: a vector of their results; nothing for void; std::reference_wrapper for references.
 // Complexity: one allocation for the results; with futures one more.
@@ -374,4 +186,5 @@ auto gather(ReturnExceptions, std::vector<A> awaitables) {
   return detail::gather_vector<true>(std::move(awaitables));
 }
 
+}  // namespace transfer
 }  // namespace ouro

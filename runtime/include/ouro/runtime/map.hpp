@@ -35,7 +35,7 @@ namespace detail {
 [[noreturn, gnu::cold]] OURO_EXPORT void throw_too_many_elements();
 
 template <class F, class View, bool Outcomes>
-class MapAwaiter final : public GatherState {
+class MapAwaiter final : public MapGather {
   using Made = std::invoke_result_t<F&, std::ranges::range_reference_t<View>>;
   using Child = decltype(to_coroutine(std::declval<Made>()));
   using T = typename Child::value_type;
@@ -45,7 +45,7 @@ class MapAwaiter final : public GatherState {
     prepare();
   }
   MapAwaiter(MapAwaiter&& other)
-      : GatherState(std::move(other)), f_(std::move(other.f_)), view_(std::move(other.view_)), limit_(other.limit_) {
+      : MapGather(std::move(other)), f_(std::move(other.f_)), view_(std::move(other.view_)), limit_(other.limit_) {
     prepare();
   }
   ~MapAwaiter() {
@@ -78,6 +78,8 @@ class MapAwaiter final : public GatherState {
     this->return_exceptions = Outcomes;
     this->fixed = false;
     this->slot_kind = ResultSlots<T, Outcomes>::kind;
+    this->child_stage = stage_of_children(this->slot_kind);
+    this->map_kind = &map_functions;
     this->slots = nullptr;
     this->children = nullptr;
     this->count = this->listed = 0;
@@ -176,7 +178,14 @@ class MapAwaiter final : public GatherState {
     ++this->pending;
     if (OURO_UNLIKELY(this->aborting)) cancel(child, this->cancel_message());  // it cancelled the map in its first step
   }
-  void unlisted(std::uint32_t left) noexcept override { suspended_.resize(left); }
+  static FutureState* make_one(GatherState& self, std::uint32_t i) {
+    return static_cast<MapAwaiter&>(self).make_child(i);
+  }
+  static void run_one_bite(GatherState& self, MapRun& run) { static_cast<MapAwaiter&>(self).run_some(run); }
+  static void shorten(GatherState& self, std::uint32_t left) noexcept {
+    static_cast<MapAwaiter&>(self).suspended_.resize(left);
+  }
+  static constexpr MapKind map_functions{&make_one, &run_one_bite, &shorten};
 
   // ---- In a group: the elements by number ----
   using Iterator = std::ranges::iterator_t<View>;
@@ -210,22 +219,25 @@ class MapAwaiter final : public GatherState {
     named_ = {static_cast<FutureState**>(allocate_zeros(bytes)), Free{bytes}};
     this->children = named_.get();
     this->count = static_cast<std::uint32_t>(size);
-    if (limit_ < size) this->most_running = static_cast<std::uint32_t>(limit_);
+    if (limit_ < size) {
+      this->limited = true;
+      this->most_running = static_cast<std::uint32_t>(limit_);
+    }
   }
 
-  void run_some(MapRun& run) override {
+  void run_some(MapRun& run) {
     LoopState& loop = run.loop;
     do {
       const std::uint32_t i = run.next++;
       FutureState* child = nullptr;
       loop.current = this->parent;
       try {
-        child = MapAwaiter::make_child(i);
+        child = make_child(i);
       } catch (...) {
         loop.current = nullptr;
         return fail_shared(std::current_exception());
       }
-      prepare_child(*child, i, *run.from, loop);
+      prepare_child(*child, i, run.from, loop);
       loop.current = child;
       drive_here(child->leaf);
       if (loop.ended != this || loop.ended_share != run.from || loop.hop) {
@@ -236,7 +248,7 @@ class MapAwaiter final : public GatherState {
     } while (run.next != run.end && run.idle.load(std::memory_order_relaxed) == 0 && !this->stop_requested());
   }
 
-  FutureState* make_child(std::uint32_t i) override {
+  FutureState* make_child(std::uint32_t i) {
     if constexpr (by_number) {
       return release((*position_)[static_cast<std::iter_difference_t<Iterator>>(i)]);
     } else if constexpr (std::ranges::forward_range<View>) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include <ouro/runtime/config.hpp>
+#include <ouro/runtime/contextvars.hpp>
 #include <ouro/runtime/coroutine.hpp>
 #include <ouro/runtime/detail/core.hpp>
 #include <ouro/runtime/futures.hpp>
@@ -20,8 +21,9 @@ class BaseEventLoop;
 
 // How a task is made.
 struct TaskOptions {
-  std::string_view name = {};  // default: "Task-" and a number
-  bool eager_start = false;    // run it inside create_task up to its first suspension
+  std::string_view name = {};        // default: "Task-" and a number
+  bool eager_start = false;          // run it inside create_task up to its first suspension
+  const Context* context = nullptr;  // that it runs in; default: a copy of the current one
 };
 
 // A task whatever its result, as current_task and all_tasks give it.
@@ -38,6 +40,10 @@ class OURO_EXPORT AnyTask : public AnyFuture {
   int cancelling() const { return static_cast<int>(handle_.state().cancel_requests()); }
   // Takes one request back; at zero, a CancelledError that has not been delivered is called off. Returns what is left.
   int uncancel();
+
+  // The context that it runs in. Throws: std::bad_alloc.
+  // A child of a gather that never set anything has none of its own: once it is done, this is an empty one.
+  Context get_context() const;
 
   // The places of the awaits at which it is suspended, innermost first; empty while it runs, is ready or done.
   std::vector<std::source_location> get_stack() const;
@@ -56,6 +62,7 @@ class Task : public Future<T> {
   void set_name(std::string_view name) { detail::set_name(this->handle_.state(), name); }
   int cancelling() const { return AnyTask(*this).cancelling(); }
   int uncancel() { return AnyTask(*this).uncancel(); }
+  Context get_context() const { return AnyTask(*this).get_context(); }
   std::vector<std::source_location> get_stack() const { return AnyTask(*this).get_stack(); }
 };
 
@@ -110,7 +117,7 @@ OURO_INLINE inline Task<T> schedule(LoopState* home, Coroutine<T>&& coroutine, c
   if (OURO_UNLIKELY(!coroutine)) throw_awaited_twice();
   if (options.eager_start && options.name.empty()) {
     LoopState* const on = home ? home : running_state();
-    if (OURO_LIKELY(on && !on->special && on->running)) {
+    if (OURO_LIKELY(on && !on->special && on->running && !contexts_in_use())) {
       FutureResult<T>& state = *coroutine.release();
       state.created = where;
       state.leaf = state.frame();

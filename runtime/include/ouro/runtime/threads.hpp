@@ -23,14 +23,22 @@
 
 namespace ouro {
 
-// Runs `f(args...)` on a thread of the running loop's default executor, at once; the future is its result.
+// Runs `f(args...)` on a thread of the running loop's default executor, at once, in a copy of the current context; the
+// future is its result.
 // If cancelled: so is the future: a call that has not begun when the loop hears of that never will; one that runs is
 // not interrupted.
 // Throws: RuntimeError without a running loop, and when the executor is shut down or full.
 template <class F, class... Args>
   requires std::invocable<std::decay_t<F>, std::decay_t<Args>...>
 auto to_thread(F&& f, Args&&... args) {
-  return detail::require_running().loop->run_in_executor(nullptr, std::forward<F>(f), std::forward<Args>(args)...);
+  BaseEventLoop& loop = *detail::require_running().loop;
+  if (OURO_LIKELY(!detail::contexts_in_use())) {
+    return loop.run_in_executor(nullptr, std::forward<F>(f), std::forward<Args>(args)...);
+  }
+  auto call = [context = copy_context(), f = std::decay_t<F>(std::forward<F>(f))]<class... A>(A&&... given) mutable {
+    return context.run(std::move(f), std::forward<A>(given)...);
+  };
+  return loop.run_in_executor(nullptr, std::move(call), std::forward<Args>(args)...);
 }
 
 namespace detail {

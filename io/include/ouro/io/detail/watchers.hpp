@@ -5,13 +5,13 @@
 // not had its turn is not announced twice.
 #pragma once
 
-#include <cstddef>
 #include <map>
 #include <memory>
 #include <tuple>
 #include <utility>
 
 #include <ouro/runtime/config.hpp>
+#include <ouro/runtime/detail/context_state.hpp>
 
 namespace ouro {
 class EventLoop;
@@ -21,10 +21,16 @@ namespace ouro::detail {
 
 class Watch;
 
-class WatchCallback {
+class OURO_EXPORT WatchCallback {
  public:
+  WatchCallback() : context_(contexts_in_use() ? inherited_cell() : nullptr) {}
   virtual ~WatchCallback() = default;
+  // In its context, a copy of that in which it was made.
+  void run();
+
+ private:
   virtual void call() = 0;
+  CellRef context_;
 };
 
 template <class F, class... Args>
@@ -32,9 +38,10 @@ class TypedWatchCallback final : public WatchCallback {
  public:
   template <class G, class... More>
   explicit TypedWatchCallback(G&& f, More&&... args) : f_(std::forward<G>(f)), args_(std::forward<More>(args)...) {}
-  void call() override { static_cast<void>(std::apply(f_, args_)); }
 
  private:
+  void call() override { static_cast<void>(std::apply(f_, args_)); }
+
   F f_;
   std::tuple<Args...> args_;
 };
@@ -59,7 +66,7 @@ class OURO_EXPORT Watchers {
 
   EventLoop& loop_;
   std::map<std::pair<int, For>, Watch*> watches_;
-  std::size_t leaving_ = 0;  // removed while the kernel still knew of them
+  Watch* leaving_ = nullptr;  // those that were removed while the kernel still knew of them
 };
 
 }  // namespace ouro::detail

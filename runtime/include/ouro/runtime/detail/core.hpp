@@ -29,12 +29,20 @@ namespace ouro::detail {
 class AsyncGeneratorState;
 class TimerWheel;
 
+// A context that takes the place of a task's own: inside Context::run, and in callbacks.
+struct ContextSlot {
+  std::uintptr_t word = 0;             // see detail/context_state.hpp
+  const FutureState* owner = nullptr;  // the task in which that was, or nullptr: it counts only there
+  bool scoped = false;                 // a ContextScope takes it away
+};
+
 // What a loop shows to futures and tasks. Made with the loop; outlives it while records refer to it.
 // Threads: the loop's, but for `inbox`.
 struct LoopState {
   ReadyQueue ready;                // what runs in the next turn
   ReadyQueue batch;                // what is left of this turn
   FutureState* current = nullptr;  // the task that runs now; nullptr in callbacks and between
+  ContextSlot context;             // of what runs now, if that is no task's own
   std::uint32_t budget = 0;        // how many more may run before the loop looks at the ring, timers and inbox
   bool attention = false;          // something wants the loop to look now: stop, an interrupt, a timer due at once
   bool debug = false;
@@ -47,7 +55,7 @@ struct LoopState {
   // In a group: what is done once what runs now has stopped.
   FutureState* hop = nullptr;                // runs next
   GatherState* ended = nullptr;              // a child of it ended, whose frame is on its way out
-  GatherShare* ended_share = nullptr;        // from which that child was started; nullptr if it had become public
+  GatherShare* ended_share = nullptr;        // from which that child was started, or what gather_state.hpp has for it
   struct Worker* worker = nullptr;           // its place in a group of several loops; nullptr for a single loop
   FutureState* tasks = nullptr;              // the linked tasks, newest first
   GatherState* gathers = nullptr;            // the gathers in flight, newest first: they list their own children

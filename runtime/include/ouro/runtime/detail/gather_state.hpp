@@ -29,6 +29,8 @@
 
 namespace ouro::detail {
 
+class MapGather;
+struct MapRun;
 struct Worker;
 class FutureHandle;
 
@@ -48,10 +50,25 @@ struct alignas(8) GatherShare {
   GatherState* gather;
   std::uint32_t next;
   std::uint32_t end;
-  GatherShare* held_next;  // see GatherState::held_back
-  // Of a map without a limit, in src/map_shared.cpp:
-  std::uint32_t spare = 0;  // counts that whoever takes it holds beyond its own
-  std::uint32_t bite = 1;   // how many children a worker runs between two looks
+  // Of a map:
+  GatherShare* held_next;  // see MapGather::held_back
+  std::uint32_t spare;     // without a limit: counts that whoever takes it holds beyond its own (src/map_shared.cpp),
+  std::uint32_t bite;      // and how many children a worker runs between two looks
+};
+
+// In ChildPlace::share and LoopState::ended_share: of a child behind which nothing of its share was left, or which has
+// become public.
+inline constexpr GatherShare* nothing_left = nullptr;
+inline GatherShare* became_public() noexcept { return reinterpret_cast<GatherShare*>(alignof(GatherShare)); }
+
+// What a map does for itself.
+struct MapKind {
+  // Makes the child for the i-th element. Threads: several at once. Throws: what the user's code throws.
+  FutureState* (*make_child)(GatherState& self, std::uint32_t i);
+  // Runs children until one does not end in its first step, or something wants a look.
+  void (*run_some)(GatherState& self, MapRun& run);
+  // Its list of suspended children got shorter.
+  void (*unlisted)(GatherState& self, std::uint32_t left) noexcept;
 };
 
 // Children of a map that one worker runs one after the other, without a look at its deque between two of them.
@@ -94,10 +111,29 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   void* slots;             // the results: an array, or with `indirect` an array of pointers
   FutureState** children;  // the owned ones; an entry is nullptr once it has completed, or is a future's
   LoopState* home;
-  bool indirect = false;
-  bool fixed = true;   // `children` has an entry for every child (gather), or for the suspended ones (map)
-  bool ended_at_once;  // map: the child that the runner has started ended in its first step
+  // What the derived class says, and what a start finds as it was made: with the eight bytes after it that the start
+  // sets, two stores.
   SlotKind slot_kind = SlotKind::value;
+  bool indirect = false;
+  bool fixed = true;  // `children` has an entry for every child (gather), or for the suspended ones (map)
+  bool return_exceptions = false;
+  bool awaited = false;
+  bool troubled = false;  // first_error or `trouble` is set
+  bool limited = false;   // a map in a group, of which MapGather::most_running children may run
+  // In the list of a CancelWalk or SharedCancel: all but `no` and `before`, which says that `swept` is valid.
+  enum class Walked : std::uint8_t { no, before, to_fail, to_cancel, done };
+  Walked walked = Walked::no;
+
+  bool waiting;                 // started and not finished
+  bool shared;                  // the parent floats: counts and lists are under `lock`, or atomic
+  bool aborting;                // no further child is started
+  bool cancel_requested;        // these two imply `aborting`
+  bool counted_abort;           // in WorkerGroup::aborting
+  bool cancelled_late;          // after the first error: the cancellation is what the parent hears of
+  bool starved;                 // the runner left because the limit was reached: the next child that ends queues it
+  bool holds_children = false;  // some may be there when the awaiter goes
+
+  bool ended_at_once;  // map: the child that the runner has started ended in its first step
 
   // A scope gets more children while others look. Acquire: what is below the number is there.
   std::uint32_t count_of() const noexcept { return __atomic_load_n(&count, __ATOMIC_ACQUIRE); }
@@ -165,12 +201,16 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   friend class CancelWalk;
   friend class WaitGraph;
   // Small gathers are made by the million: what starting sets is not set here.
-  GatherState() noexcept {}                               // NOLINT
+  GatherState() noexcept : first_error() {}               // NOLINT
   GatherState(GatherState&&) noexcept : GatherState() {}  // NOLINT: before it started
   ~GatherState() {
-    if (OURO_UNLIKELY(trouble != nullptr)) forget_trouble();
+    if (OURO_UNLIKELY(troubled)) end_trouble();
   }
 
+  // Starts a gather, of any parent. Gives the frame to run next in place of the parent's; for children that are all its
+  // own the second one, which is shorter.
+  OURO_NOINLINE void* launch(FutureState& task, void* frame, std::source_location where) noexcept;
+  void* launch_owned(FutureState& task, void* frame, std::source_location where) noexcept;
   // Queues the runner; from now on the object must not move.
   void start(void (*run)(void*), FutureState& task, void* frame, std::source_location where) noexcept;
   void begin(FutureState& task, void* frame, std::source_location where) noexcept {
@@ -179,9 +219,8 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
     task.leaf = frame;
     kind = &gather_kind;
     site = where;
-    ended_at_once = shared = counted_abort = aborting = cancel_requested = cancelled_late = starved = false;
-    walked = Walked::no;
     waiting = true;
+    shared = aborting = cancel_requested = counted_abort = cancelled_late = starved = false;
     holds_children = true;
   }
 
@@ -190,10 +229,6 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   friend class RingSearch;
   // Starts the first child in place of the parent. Requires: the derived class is ready to make children.
   void start_shared(FutureState& task, void* frame, std::source_location where) noexcept;
-  // Map: makes the child for the i-th element. Threads: several at once. Throws: what the user's code throws.
-  virtual FutureState* make_child(std::uint32_t i);
-  // Map: runs children until one does not end in its first step, or something wants a look.
-  virtual void run_some(MapRun& run);
   void advance_map(GatherShare& first, Worker& worker, unsigned spare);
   GatherShare* leave_bite(MapRun& run, Worker& worker);
   void change_counts(unsigned held, unsigned needed) noexcept;
@@ -206,23 +241,24 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   void advance(GatherShare& from, Worker& worker, unsigned spare);
   FutureState* take_child(std::uint32_t i) noexcept;
   FutureState* make_or_fail(std::uint32_t i, Worker& worker) noexcept;
-  void prepare_child(FutureState& child, std::uint32_t i, GatherShare& from, LoopState& loop) noexcept {
+  void prepare_child(FutureState& child, std::uint32_t i, GatherShare* from, LoopState& loop) noexcept {
     child.leaf = child.frame();
     child.home = &loop;
     child.gather = this;
     child.child.index = i;
-    child.child.share = &from;
-    set_stage(child, own_ref, flag_task | flag_gathered | flag_started | flag_first_step | flag_shared | child_flags,
-              word_floating);
+    child.child.share = from;
+    set_stage(child, child_stage.refs, child_stage.flags, child_stage.word);
   }
-  void start_child(FutureState& child, std::uint32_t i, GatherShare& from, Worker& worker) noexcept;
-  bool take_back(GatherShare& from, Worker& worker) noexcept;
+  void start_child(FutureState& child, std::uint32_t i, GatherShare* from, Worker& worker) noexcept;
+  bool take_back(GatherShare* from, Worker& worker) noexcept;
   void release_share(GatherShare& from) noexcept;
   void retire(GatherShare& from, Worker& worker, unsigned spare) noexcept;
   bool may_start_shared(GatherShare& from) noexcept;
   void one_less_runs(Worker& worker) noexcept;
   void release_held(Worker& worker) noexcept;
   void count_down(Worker* worker, unsigned counts) noexcept;
+  FutureState* count_down_here(Worker& worker, GatherShare* from) noexcept;
+  OURO_NOINLINE static void* wake_and_go(FutureState& first, Worker& worker) noexcept;
   void finish_shared(Worker* worker) noexcept;
   void unlist_shared(FutureState& child) noexcept;
   LoopState* leave_end(FutureState& child, GatherShare* from, bool goes) noexcept;
@@ -237,12 +273,13 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   FutureState* take_public_child() noexcept;
   static void arrived(void* leaf);  // a future of the caller's is done, on another thread
 
+  // Before the start, if there are futures among the children.
   // Throws: ValueError for a future of another loop, RuntimeError for the task itself.
-  void check_futures(FutureState& task) const;
+  void prepare_futures(FutureState& task);
   // The end of the wait: throws what the gather has to throw.
   void rethrow_if_failed() {
+    if (OURO_UNLIKELY(aborting)) return rethrow_slowly();
     const unsigned flags = parent->all_flags();
-    if (OURO_UNLIKELY(first_error || cancel_requested || counted_abort)) return rethrow_slowly();
     if ((flags & (flag_shared | flag_first_step)) == (flag_shared | flag_first_step)) {
       parent->waiting_on = nullptr;  // private: see src/shared.hpp
     } else if (OURO_UNLIKELY(flags & (flag_must_cancel | flag_deliver_cancel | flag_shared))) {
@@ -252,8 +289,6 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   void rethrow_slowly();
   void forget(FutureState& child) noexcept;
   void refill() noexcept;
-  // A map's list of suspended children got shorter.
-  virtual void unlisted(std::uint32_t left) noexcept { static_cast<void>(left); }
   // Map: f or the range threw.
   void fail(std::exception_ptr exception) noexcept;
   // Destroys what has not completed; the derived class calls it before its results go.
@@ -277,6 +312,8 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
     aborting = true;
     brake = 0;
   }
+  bool is_map() const noexcept { return !fixed && !indirect; }
+  MapGather& as_map() noexcept;  // requires: it is one
   bool has_unstarted() const noexcept { return fixed ? next_child < count : pending > 0; }
   // Cancels the started children, and with `also_futures` the caller's. True if any accepted.
   bool cancel_children(const std::string& message, bool also_futures) noexcept;
@@ -302,33 +339,34 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
   Trouble& trouble_of();  // throws: std::bad_alloc
   void set_cancel_message(const std::string& message) noexcept;
   std::string cancel_message() const { return trouble ? trouble->cancel_message : std::string(); }
-  void forget_trouble() noexcept;
+  void end_trouble() noexcept;  // and first_error
 
   FutureState* parent = nullptr;
   std::uint32_t count;   // of children
   unsigned child_flags;  // flag_direct or flag_first_step, if the children's values are stored as they are
-  std::uint32_t most_running = 0xffffffffU;  // a map's limit, in a group
-  bool return_exceptions = false;
-  bool holds_children = false;  // some may be there when the awaiter goes
-  bool waiting;                 // started and not finished
-  bool aborting;                // no further child is started
-  bool cancel_requested;
-  bool cancelled_late;  // after the first error: the cancellation is what the parent hears of
-  bool starved;         // the runner left because the limit was reached: the next child that ends queues it
-  // In a group.
-  bool shared;         // the parent floats: counts and lists are under `lock`, or atomic
-  bool counted_abort;  // in WorkerGroup::aborting
-  // In the list of a CancelWalk or SharedCancel: all but `no` and `before`, which says that `swept` is valid.
-  enum class Walked : std::uint8_t { no, before, to_fail, to_cancel, done };
-  Walked walked;
-
+  // In a group: with what a child begins.
+  struct ChildStage {
+    std::uint32_t refs;
+    std::uint16_t flags;
+    std::uint16_t word;
+  };
+  static constexpr ChildStage stage_of_children(SlotKind kind) noexcept {
+    const unsigned direct = kind == SlotKind::value ? flag_direct : 0;
+    return {
+        own_ref,
+        static_cast<std::uint16_t>(flag_task | flag_gathered | flag_started | flag_first_step | flag_shared | direct),
+        word_floating};
+  }
+  ChildStage child_stage;
   // What is above is read with each child; what changes for all is below, two lines away, with the seldom used between.
-  std::exception_ptr first_error;
+  union {
+    std::exception_ptr first_error;
+  };
   Trouble* trouble = nullptr;
   GatherState* next_walked;
   std::uint64_t swept;          // in a group: the number of the request that has walked over it last
   GatherNode* nodes = nullptr;  // beside children, or nullptr if all are owned
-  std::uint32_t listed;         // of entries in `children`
+  std::uint32_t listed;         // of entries in `children`; of one loop
   std::uint32_t next_child;     // the first that has not been started
   std::uint64_t brake;          // map: how many children may have been made before the runner looks at the rest
 
@@ -337,10 +375,25 @@ class OURO_EXPORT GatherState : public FrameHeader, public ReadyNode, public Wai
 
  protected:
   // In a group.
-  GatherShare share;          // the first one
-  GatherShare* held_back;     // with a limit: shares that wait until one of them ends
-  std::uint32_t running_now;  // with a limit: children that have started and not ended
-  SpinLock lock;              // of the list of public children, and of how the gather ends early
+  GatherShare share;  // the first one
+  SpinLock lock;      // of the list of public children, and of how the gather ends early
 };
+
+// What a map has besides, lest gathers and scopes make frames larger by it.
+class MapGather : public GatherState {
+ public:
+  const MapKind* map_kind;
+  // In a group, with a limit:
+  GatherShare* held_back;      // shares that wait until a child ends
+  std::uint32_t running_now;   // children that have started and not ended
+  std::uint32_t most_running;  // the limit
+
+ protected:
+  MapGather() noexcept {}  // NOLINT: as GatherState()
+  MapGather(MapGather&& other) noexcept : GatherState(std::move(other)) {}
+  ~MapGather() = default;
+};
+
+inline MapGather& GatherState::as_map() noexcept { return static_cast<MapGather&>(*this); }
 
 }  // namespace ouro::detail

@@ -79,11 +79,23 @@ struct Waiter {
 
 // The rare belongings of a future or task, made when first needed.
 struct Rare {
+  Rare() noexcept = default;
+  Rare(const Rare&) = delete;
+  ~Rare() {
+    if (OURO_UNLIKELY(context != 0)) drop_context();
+  }
+  static void* operator new(std::size_t bytes);
+  static void operator delete(void* memory, std::size_t bytes) noexcept;
+
   std::string name;
   std::string cancel_message;
+  std::uintptr_t context = 0;  // see detail/context_state.hpp. Stored with a release, for children that read it
   std::uint32_t number = 0;    // of the default name
   std::uint32_t named_as = 0;  // of one that had a name from the start: see LoopState::last_named
   bool named = false;
+
+ private:
+  void drop_context() noexcept;
 };
 
 enum Flag : std::uint16_t {

@@ -8,6 +8,7 @@
 
 namespace ouro {
 class BaseEventLoop;
+class Context;
 }  // namespace ouro
 
 namespace ouro::detail {
@@ -33,7 +34,8 @@ OURO_EXPORT std::uint64_t unfinished(const WorkerGroup& group) noexcept;
 // The run is this task's from now on; nullptr: none. Before the task is scheduled.
 OURO_EXPORT void set_main(WorkerGroup& group, FutureState* task) noexcept;
 // Makes the record a floating task, with two references, for a worker that does not run yet on this thread.
-OURO_EXPORT void schedule_floating(LoopState& worker, FutureState& state, std::source_location where);
+OURO_EXPORT void schedule_floating(LoopState& worker, FutureState& state, const Context* context,
+                                   std::source_location where);
 // Nobody runs its loops any more. They may be destroyed after it, in any order.
 OURO_EXPORT void end_group(WorkerGroup& group) noexcept;
 

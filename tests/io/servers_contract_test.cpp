@@ -21,7 +21,7 @@ using test::Record;
 using test::Recorder;
 using test::until;
 
-class NetworkCancelTest : public test::WireTest {};
+class ServersContract : public test::WireTest {};
 
 // A server with one connection, and a port on which nobody accepts and nobody else may wait.
 struct World {
@@ -95,7 +95,7 @@ Coroutine<> expect_unharmed(World& world, const Row& row, bool closed) {
   co_await world.server->wait_closed();
 }
 
-TEST_F(NetworkCancelTest, BeforeItStarts) {
+TEST_F(ServersContract, BeforeItStarts) {
   for (const Row& row : rows()) {
     run([&row]() -> Coroutine<> {
       World world;
@@ -110,7 +110,7 @@ TEST_F(NetworkCancelTest, BeforeItStarts) {
   }
 }
 
-TEST_F(NetworkCancelTest, WhileItWaits) {
+TEST_F(ServersContract, WhileItWaits) {
   for (const Row& row : rows()) {
     if (!row.waits) continue;
     run([&row]() -> Coroutine<> {
@@ -132,7 +132,7 @@ TEST_F(NetworkCancelTest, WhileItWaits) {
 }
 
 // What ends at once ends in the turn of the request, or was cancelled: nothing is left of it either way.
-TEST_F(NetworkCancelTest, InTheTurnInWhichItEnds) {
+TEST_F(ServersContract, InTheTurnInWhichItEnds) {
   for (const Row& row : rows()) {
     if (row.waits) continue;
     for (int turns = 1; turns < 8; ++turns) {
