@@ -178,8 +178,8 @@ void SocketTransport::happen() {
   }
   if (readable_) receive_at_once();
   deliver();
-  if (queue_ || is_closing()) settle();
-  if (!is_lost()) arm();
+  if ((queue_ || is_closing()) && settle()) return;
+  arm();
 }
 
 // ---- Receiving ----
@@ -354,8 +354,8 @@ void SocketTransport::force_close(std::exception_ptr error) noexcept {
   raise();
 }
 
-// What follows when something has been sent, or it is being closed.
-void SocketTransport::settle() {
+// What follows when something has been sent, or it is being closed. True if that was the end, and it may be gone.
+bool SocketTransport::settle() {
   if (queue_ && !queue_->in_flight()) {
     if (aborted_ || queue_->empty()) {
       queue_.reset();
@@ -367,12 +367,14 @@ void SocketTransport::settle() {
     writing_paused_ = false;
     call_and_report("protocol.resume_writing() failed", [this] { protocol_->resume_writing(); });
   }
-  if (queue_) return;
+  if (queue_) return false;
   if (eof_written_ && !shut_ && !is_closing()) {
     shut_ = true;
     ::shutdown(fd_.get(), SHUT_WR);
   }
-  if (is_closing() && !in_flight() && !is_raised()) finish();
+  if (!is_closing() || in_flight() || is_raised()) return false;
+  finish();
+  return true;
 }
 
 void SocketTransport::finish() {

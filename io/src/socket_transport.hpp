@@ -107,7 +107,7 @@ class SocketTransport final : public Transport,
   void flush_cork();
   void start_sending();
   void check_high_water();
-  void settle();
+  bool settle();
   void finish();
   void take_names() const noexcept;
   Rare& rare() const;
