@@ -59,6 +59,15 @@ void SocketTransport::write(std::span<const std::byte> data) {
   send(data);
 }
 
+// What is queued before the event has its turn goes with the request that this starts.
+void SocketTransport::write_soon(std::span<const std::byte> data) {
+  if (network_.cork.owner == this || data.size() > Network::Cork::size / 4 || is_elsewhere()) return write(data);
+  if (OURO_UNLIKELY(drop_write()) || data.empty()) return;
+  enqueue(data);
+  if (!queue_->in_flight()) raise();
+  check_high_water();
+}
+
 void SocketTransport::writelines(std::span<const std::span<const std::byte>> pieces) {
   if (OURO_UNLIKELY(is_elsewhere())) {
     std::string copy;

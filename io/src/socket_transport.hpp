@@ -53,6 +53,7 @@ class SocketTransport final : public Transport,
   using WriteTransport::write;
   using WriteTransport::writelines;
   void write(std::span<const std::byte> data) override;
+  void write_soon(std::span<const std::byte> data) override;
   void writelines(std::span<const std::span<const std::byte>> pieces) override;
   void write_eof() override;
   bool can_write_eof() const noexcept override { return true; }
@@ -63,6 +64,7 @@ class SocketTransport final : public Transport,
   void set_write_buffer_limits(WriteBufferLimits limits) override;
   void set_protocol(std::shared_ptr<StreamProtocol> protocol) override;
   std::shared_ptr<StreamProtocol> get_protocol() const noexcept override { return protocol_; }
+  std::shared_ptr<Transport> share() override { return shared_from_this(); }
   EventLoop& get_loop() const noexcept override;
 
  private:

@@ -68,7 +68,9 @@ class OURO_EXPORT WriteTransport : public virtual BaseTransport {
   // Throws: RuntimeError after write_eof(), std::bad_alloc. Lifetime: the data, until it returns.
   virtual void write(std::span<const std::byte> data) = 0;
   void write(std::string_view data) { write(std::as_bytes(std::span(data))); }
-  // The same with pieces, as one.
+  // The same, but small pieces may go to the kernel with what else is written in this turn of the loop.
+  virtual void write_soon(std::span<const std::byte> data) { write(data); }
+  // As write(), with pieces, as one.
   virtual void writelines(std::span<const std::span<const std::byte>> pieces) = 0;
   void writelines(std::span<const std::string_view> pieces);
   void writelines(std::initializer_list<std::string_view> pieces) {
@@ -97,6 +99,8 @@ class OURO_EXPORT Transport : public ReadTransport, public WriteTransport {
   virtual void set_protocol(std::shared_ptr<detail::StreamProtocol> protocol) = 0;
   virtual std::shared_ptr<detail::StreamProtocol> get_protocol() const noexcept = 0;
 
+  // A handle to it, which connection_made() is not given.
+  virtual std::shared_ptr<Transport> share() = 0;
   // The loop that it belongs to. Threads: any.
   virtual EventLoop& get_loop() const noexcept = 0;
 };
