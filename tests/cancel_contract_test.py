@@ -16,7 +16,8 @@ from pathlib import Path
 
 HEADERS = ("runtime/include/ouro/runtime", "io/include/ouro/io")
 TABLES = ("tests/io/cancel_contract_test.cpp", "tests/io/network_contract_test.cpp",
-          "tests/io/servers_contract_test.cpp", "tests/io/interop_contract_test.cpp",
+          "tests/io/servers_contract_test.cpp", "tests/io/streams_contract_test.cpp",
+          "tests/io/interop_contract_test.cpp",
           "tests/runtime/sync_cancel_test.cpp")
 LINE = re.compile(r"\bIf cancelled:")
 ROW = re.compile(r'^ *(?:(?:\w+\.push_back\()?\w+_row\(\s*|Row row\{|\{)"([A-Za-z_]\w*(?:::\w+)?)[^"]*",', re.M)
@@ -26,7 +27,7 @@ AT_LEAST = 65
 AWAITABLE = re.compile(r"^(Coroutine|Future|Task|Gather|Map|Wait|Shield|NextFuture|NextCompleted|\w*Awaiter|GroupJoin|"
                        r"BarrierAction|timed|timed_call|run_task_group|gather_vector|map_in_order|schedule|float_task|"
                        r"ensure_future_on|start|acquire|scoped|run_in_executor|wait|staggered_race|Sock[A-Z]\w+|"
-                       r"run_until_stop|run_stoppable|await_elsewhere)$")
+                       r"run_until_stop|run_stoppable|await_elsewhere|reading)$")
 NOT_AWAITABLE = re.compile(r"^(map_as_they_come|start_remotely|AsCompleted|as_completed|submit|ConcurrentFuture|"
                            r"AsyncGenerator)$")
 # Give `auto`, and nothing that can be awaited, though their bodies do not show it.

@@ -39,12 +39,13 @@ RUNTIME = [
 IO = [
     ("I0", ["errors", "addresses", "fd", "ring", "cgroup", "processors", "ring_buffers"]),
     ("I1", ["detail/operation", "ring.cpp", "ring_requests", "proactor", "detail/io_wait", "sockets",
-            "sockets.cpp", "protocols", "transports", "servers"]),
+            "sockets.cpp", "protocols", "transports", "servers", "detail/stream_state"]),
     ("I2", ["resolver", "detail/happy_eyeballs", "detail/connections"]),
     ("I3", ["detail/watchers", "event_loop", "io_wait.cpp", "watchers.cpp"]),
     ("I4", ["network", "server_state", "send_queue", "socket_transport", "network.cpp", "send_queue.cpp",
             "socket_sending", "listener", "servers.cpp", "connections.cpp"]),
-    ("I5", ["policies", "event_loop.cpp", "runners", "crew", "runners.cpp"]),
+    ("I5", ["policies", "event_loop.cpp", "runners", "crew", "runners.cpp", "streams",
+            "stream_reader"]),
     ("I6", ["ouro"]),
 ]
 # Headers of src/, which no public header may see.

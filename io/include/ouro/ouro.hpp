@@ -11,6 +11,7 @@
 #include <ouro/io/runners.hpp>
 #include <ouro/io/servers.hpp>
 #include <ouro/io/sockets.hpp>
+#include <ouro/io/streams.hpp>
 #include <ouro/io/transports.hpp>
 #include <ouro/runtime/as_completed.hpp>
 #include <ouro/runtime/awaitable.hpp>
