@@ -14,7 +14,7 @@ from pathlib import Path
 
 # Runners, the loop, its exception handler, policies, futures, tasks, cancellation; shield, gather and the other waits;
 # timeouts and task groups; eager tasks; locks; queues; executors; readers and sockets; addresses, races of
-# connections, connections, servers and stream transports; contexts.
+# connections, connections, servers, stream transports and streams; contexts.
 # The numbers are asyncio's behaviours as the project counts them; those that are left out were never given.
 BEHAVIOURS = [
     *range(1, 8), *range(9, 23),
@@ -30,14 +30,15 @@ BEHAVIOURS = [
     *range(247, 254), 255, 256,
     *range(257, 266), 268, *range(270, 281), *range(282, 293),
     *range(293, 296), 297, 298, 301, 303,
+    *range(304, 314), *range(315, 335),
     335, 336, *range(338, 341), *range(342, 354), 355,
     *range(356, 365), 366, 368,
     *range(370, 374), *range(375, 394),
     *range(404, 417),
     480, 481, 482,
 ]
-# Those of streams, datagrams and processes come later.
-TRAPS = [*range(1, 24), 28, 29, 30]
+# Those of datagrams and processes come later.
+TRAPS = [*range(1, 24), 25, *range(27, 33)]
 STATUSES = ("tested", "differs", "n/a", "later")
 LATER = ("Work stealing", "Coordination", "The network", "Child processes, pipes, signals and files")
 AT_LEAST_TESTED = 200

@@ -476,12 +476,60 @@ ouro::Coroutine<> transports() {
   co_await ouro::wait(ends);
 }
 
+// ---- Streams ----
+
+ouro::Coroutine<> answer(ouro::StreamReader& reader, ouro::StreamWriter& writer) {
+  while (auto line = co_await reader.next()) writer.write(*line);
+}
+
+static_assert(std::is_base_of_v<ouro::Protocol, ouro::StreamReaderProtocol>);
+
+ouro::Coroutine<> streams() {
+  ouro::Server server = co_await ouro::start_server(answer, "127.0.0.1", 0);
+  const int port = server.sockets().front().getsockname().port();
+  auto [reader, writer] = co_await ouro::open_connection("127.0.0.1", port, {.limit = 1024});
+  writer.writelines({"one\n", "two\nthree\nfour\nfi"});
+  co_await writer.drain();
+  check(co_await reader.readline_view() == "one\n", "readline_view");
+  check(co_await reader.readexactly_view(1) == "t" && co_await reader.readuntil_view('\n') == "wo\n", "views");
+  check(co_await reader.readuntil("r") == "thr" && co_await reader.readexactly(3) == "ee\n", "readuntil");
+  check(co_await reader.read_view(1) == "f" && co_await reader.readline() == "our\n", "read_view");
+  writer.write_eof();
+  bool incomplete = false;
+  try {
+    static_cast<void>(co_await reader.readuntil());
+  } catch (const ouro::IncompleteReadError& error) {
+    incomplete = error.partial() == "fi" && !error.expected();
+  }
+  check(incomplete && reader.at_eof() && co_await reader.read() == "", "IncompleteReadError");
+  writer.close();
+  co_await writer.wait_closed();
+  server.close();
+
+  const std::string name = std::string("\0ouro names streams ", 20) + std::to_string(::getpid());
+  ouro::Server local = co_await ouro::start_unix_server(answer, name);
+  auto [in, out] = co_await ouro::open_unix_connection(name);
+  out.write_eof();
+  check(co_await in.read(1) == "" && out.can_write_eof(), "open_unix_connection");
+  local.close();
+
+  ouro::StreamReader fed({.limit = 1});
+  fed.feed_data("long");
+  bool overrun = false;
+  try {
+    static_cast<void>(co_await fed.readuntil());
+  } catch (const ouro::LimitOverrunError& error) {
+    overrun = error.consumed() == 4;
+  }
+  check(overrun, "LimitOverrunError");
+}
+
 }  // namespace
 
 int main() {
   check(ouro::run(several_loops(), {.workers = 4, .pin_to_cores = true}) == 3, "several loops");
   for (auto* part : {coroutines_and_tasks, futures, deadlines_and_groups, names_and_addresses, generators, threads,
-                     locks, queues, sockets, transports, contexts, interop})
+                     locks, queues, sockets, transports, streams, contexts, interop})
     ouro::run(part(), {.spin = 0us});
   loop_by_hand();
   policies_and_runners();

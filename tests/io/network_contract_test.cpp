@@ -1,5 +1,5 @@
 // The line "If cancelled: …" of what waits on the network, checked as in cancel_contract_test.cpp; on one loop and on
-// four. No byte, no datagram and no connection is lost.
+// four. No byte, no datagram and no connection is lost (T25).
 #include <gmock/gmock.h>
 
 #include <netdb.h>

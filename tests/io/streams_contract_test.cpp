@@ -1,6 +1,6 @@
 // The line "If cancelled: …" of each awaitable of streams, checked: cancelled before it starts, while it waits, and in
-// the turn in which it ends, before and after that. Then the stream is used as if nothing had been: not a byte is lost.
-// One row for each; on one loop and on four.
+// the turn in which it ends, before and after that. Then the stream is used as if nothing had been: not a byte is lost
+// (T25). One row for each; on one loop and on four.
 #include <gmock/gmock.h>
 
 #include <array>

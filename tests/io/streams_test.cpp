@@ -197,7 +197,7 @@ TEST_F(StreamsTest, SmallPiecesGoTogether) {
   });
 }
 
-// B325
+// B325, T27
 TEST_F(StreamsTest, DrainWaitsForTheOtherSide) {
   run([]() -> Coroutine<> {
     Peer peer = co_await make_peer();
@@ -272,7 +272,7 @@ TEST_F(StreamsTest, AConnectionThatIsReset) {
   });
 }
 
-// B326, B328
+// B326, B328, T27
 TEST_F(StreamsTest, DrainAfterClose) {
   run([]() -> Coroutine<> {
     Peer peer = co_await make_peer();
