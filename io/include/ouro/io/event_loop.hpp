@@ -33,6 +33,8 @@ class Proactor;
 // What carries out the loop's operations; nullptr: it sleeps on something else.
 Proactor* proactor_of(const EventLoop& loop) noexcept;
 Network& network_of(EventLoop& loop);
+// Ends the connections, servers and watches of a loop that is closed. Destructors of the program's run.
+void end_network(EventLoop& loop) noexcept;
 }  // namespace detail
 
 // One event loop. A thread runs one at a time; a loop may be made on one thread and run on another.
@@ -227,6 +229,7 @@ class OURO_EXPORT EventLoop : public BaseEventLoop {
  private:
   friend detail::Proactor* detail::proactor_of(const EventLoop& loop) noexcept;
   friend detail::Network& detail::network_of(EventLoop& loop);
+  friend void detail::end_network(EventLoop& loop) noexcept;
 
   detail::Watchers& watchers();
   template <class F, class... Args>
