@@ -348,14 +348,14 @@ void SocketTransport::tell_eof() {
 
 void SocketTransport::pause_reading() {
   if (is_elsewhere()) return do_there([](SocketTransport& self) { self.pause_reading(); });
-  if (paused_ || is_closing()) return;
+  if (is_closing() || paused_) return;
   paused_ = true;
   if (in_flight()) network_.proactor.cancel(*this);
 }
 
 void SocketTransport::resume_reading() {
   if (is_elsewhere()) return do_there([](SocketTransport& self) { self.resume_reading(); });
-  if (!paused_ || is_closing()) return;
+  if (is_closing() || !paused_) return;
   paused_ = false;
   if (made_) raise();
 }
@@ -421,7 +421,7 @@ void SocketTransport::finish() {
     }
   } end{*this, std::move(self_)};
   if (end.self.use_count() > 1) take_names();
-  lost_.store(true, std::memory_order_relaxed);
+  become_lost();
   network_.unlink(*this);
   call_and_report("protocol.connection_lost() failed", [this] { protocol_->connection_lost(error_); });
 }
@@ -429,8 +429,7 @@ void SocketTransport::finish() {
 void SocketTransport::end() noexcept {
   const std::shared_ptr<SocketTransport> self = std::move(self_);
   aborted_ = true;
-  lost_.store(true, std::memory_order_relaxed);
-  closing_.store(true, std::memory_order_relaxed);
+  become_lost();
   if (in_flight()) network_.proactor.finish(*this);
   if (queue_ && queue_->in_flight()) network_.proactor.finish(*queue_);
   drop_pieces();

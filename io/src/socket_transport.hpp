@@ -84,7 +84,11 @@ class SocketTransport final : public Transport,
 
   bool is_here() const noexcept { return running_state() == &home(); }
   bool is_elsewhere() const noexcept;
-  bool is_lost() const noexcept { return lost_.load(std::memory_order_relaxed); }
+  bool is_lost() const noexcept { return lost_.load(std::memory_order_acquire); }
+  void become_lost() noexcept {
+    closing_.store(true, std::memory_order_relaxed);
+    lost_.store(true, std::memory_order_release);  // pairs with is_lost(): who sees it sees that it is closing, too
+  }
   template <class F>
   void do_there(F f);
   template <class F>
@@ -139,9 +143,9 @@ class SocketTransport final : public Transport,
   int write_error_ = 0;
   ReceiveBuffers::List pieces_;  // received, and not passed on yet
   std::uint8_t dropped_writes_ = 0;
-  // Relaxed: hints to other threads.
-  Atomic<bool> closing_{false};
-  Atomic<bool> lost_{false};         // connection_lost() has been called, or never will be
+  // For other threads too.
+  Atomic<bool> closing_{false};      // relaxed: a hint
+  Atomic<bool> lost_{false};         // connection_lost() has been called, or never will be; see become_lost()
   bool aborted_ : 1 = false;         // nothing is sent any more
   bool made_ : 1 = false;            // connection_made() has returned
   bool paused_ : 1 = false;          // reading

@@ -204,10 +204,11 @@ TEST_P(InterruptedServers, GoOnWhenTheLoopDoes) {
   Server server = loop.run_until_complete(make());
   const Address address = server.sockets().front().getsockname();
   std::vector<Task<std::string>> answers;
+  Future<> enough = loop.create_future();
   const auto serve = [&]() -> Coroutine<> {
     co_await server.start_serving();
     for (int i = 0; i < 4; ++i) answers.push_back(loop.create_task(answer_of(address)));
-    co_await sleep(1h);
+    co_await enough;
   };
   EXPECT_THROW(loop.run_until_complete(serve()), KeyboardInterrupt);
   const auto rest = [&]() -> Coroutine<std::size_t> {
@@ -216,6 +217,7 @@ TEST_P(InterruptedServers, GoOnWhenTheLoopDoes) {
       const std::string text = co_await answer;
       if (text == "x") ++served;
     }
+    enough.set_result();
     co_await close_and_wait(server);
     co_return served;
   };

@@ -246,10 +246,8 @@ class InterruptedTransports : public testing::Test {
 };
 
 void interrupt_once(Record& record, std::string which) {
-  record.then = [&record, which](const std::string& event) {
-    if (event != which) return;
-    record.then = nullptr;
-    throw KeyboardInterrupt();
+  record.then = [which, once = true](const std::string& event) mutable {
+    if (event == which && std::exchange(once, false)) throw KeyboardInterrupt();
   };
 }
 
@@ -300,15 +298,15 @@ TEST_P(InterruptedCallbacks, EndTheirConnectionAndNoOther) {
   Wire wire = loop.run_until_complete(make_wire());
   Wire other = loop.run_until_complete(make_wire());
   interrupt_once(*wire.right_record, GetParam());
-  interrupted([](Wire& both, Wire& others) -> Coroutine<> {
+  Future<> enough = loop.create_future();
+  interrupted([](Wire& both, Wire& others, Future<> end) -> Coroutine<> {
     both.left->write("x");
     both.left->close();
     others.left->write("y");
     others.left->close();
-    co_await both_lost(both);
-    co_await both_lost(others);
-    co_await sleep(1h);
-  }(wire, other));
+    co_await end;
+  }(wire, other, enough));
+  enough.set_result();
   loop.run_until_complete(both_lost(wire));
   loop.run_until_complete(both_lost(other));
   EXPECT_EQ(other.right_record->received, "y");

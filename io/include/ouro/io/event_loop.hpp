@@ -195,7 +195,8 @@ class OURO_EXPORT EventLoop : public BaseEventLoop {
     return detail::pinned(
         *this, detail::serve_hosts(*this, detail::any_protocol(std::move(factory)), std::move(hosts), port, options));
   }
-  // On a stream socket that is bound, and belongs to the server from now on. Throws: ValueError for any other socket.
+  // On a stream socket that is bound, and belongs to the server from now on; its mode stays as it is, and what else has
+  // it, in other processes say, goes on listening when the server is closed. Throws: ValueError for any other socket.
   template <class F>
     requires detail::MakesProtocols<F>
   [[nodiscard]] Coroutine<Server> create_server(F factory, Socket socket, ServerOptions options = {}) {
