@@ -218,7 +218,6 @@ Coroutine<Server> serve_path(EventLoop& loop, ProtocolFactory factory, std::stri
 Coroutine<Server> serve_socket(EventLoop& loop, ProtocolFactory factory, Socket socket, int family,
                                ServerOptions options) {
   check_stream(socket, family);
-  set_nodelay(socket, socket.family());
   auto state = std::make_shared<ServerState>(network_of(loop), std::move(factory), options.backlog);
   std::string path = socket.getsockname().path();
   if (!options.cleanup_socket || path.empty() || path.front() == '\0') path.clear();

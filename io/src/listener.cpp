@@ -1,3 +1,5 @@
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -123,7 +125,11 @@ void Listener::take_accepted() {
   } again{this};
   while (taken_ != accepted_.size()) {
     Fd fd = std::move(accepted_[taken_++]);
-    if (!closing_) server_.accepted(std::move(fd));
+    if (closing_) continue;
+    // Those of the library's have it from their listener. It fails for a unix socket.
+    const int on = 1;
+    if (from_ == From::caller) ::setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    server_.accepted(std::move(fd));
   }
   again.listener = nullptr;
   taken_ = 0;

@@ -5,8 +5,8 @@
 // no descriptor or memory left for a connection) or closing. The descriptor is closed when the request has ended, since
 // the kernel would go on listening else. So that nobody can connect meanwhile, it is shut down before; but not if the
 // caller gave it: it may listen for other processes too, which have it from a parent or from systemd, and a shutdown is
-// for all of them. For the same reason its mode stays as it is: if that is non-blocking, a request that finds no
-// connection ends with EAGAIN, and the listener waits until there is one (polls_) before it asks again.
+// for all of them. For the same reason its options and its mode stay as they are. If that is non-blocking, a request
+// that finds no connection ends with EAGAIN, and the listener waits until there is one (polls_) before it asks again.
 //
 // The server is kept by its loop's Network until it is closed, its listeners are too, and its last connection has
 // ended: gone().

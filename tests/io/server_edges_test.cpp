@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -117,10 +119,20 @@ Coroutine<bool> falls_asleep() {
   });
 }
 
-TEST_F(ServerEdges, ANonBlockingSocketStaysSo) {
+TEST_F(ServerEdges, ANonBlockingSocketStaysAsItIs) {
   run([]() -> Coroutine<> {
     Given given(true);
-    Server server = co_await get_running_loop().create_server(echo, std::move(given.socket));
+    auto record = std::make_shared<Record>();
+    const auto recorded_once = [&record]() -> std::shared_ptr<Protocol> {
+      if (record.use_count() == 1) return std::make_shared<Recorder>(record);
+      return echo();
+    };
+    Server server = co_await get_running_loop().create_server(recorded_once, std::move(given.socket));
+    Socket first = co_await connected_to(given.address);
+    co_await until([&record] { return record->transport != nullptr; });
+    const auto accepted = record->transport->get_extra_info<TransportSocket>("socket", TransportSocket(-1));
+    EXPECT_EQ(accepted.getsockopt(IPPROTO_TCP, TCP_NODELAY), 1);
+    EXPECT_EQ(given.other.getsockopt(IPPROTO_TCP, TCP_NODELAY), 0);
     EXPECT_NE(::fcntl(given.other.fileno(), F_GETFL) & O_NONBLOCK, 0);
     for (int round = 0; round < 3; ++round) {
       const bool sleeps = co_await falls_asleep();
@@ -132,6 +144,7 @@ TEST_F(ServerEdges, ANonBlockingSocketStaysSo) {
         EXPECT_EQ(text, "x");
       }
     }
+    first.close();
     co_await close_and_wait(server);
   });
 }
