@@ -18,7 +18,7 @@ RUNTIME = [
     ("F0", ["config", "clock", "config.cpp", "exceptions", "exception_group", "detail/atomic", "detail/futex",
             "detail/frame_pool", "detail/timer_node", "detail/ready_queue", "detail/spin_lock", "detail/counter",
             "detail/queue_items"]),
-    ("F1", ["parker", "detail/record", "detail/core", "detail/loop_event", "detail/result", "detail/context_state",
+    ("F1", ["parker", "detail/record", "detail/core", "detail/result", "detail/context_state", "detail/loop_event",
             "detail/callback_node", "detail/gather_state", "detail/gather_slots", "detail/generator_state",
             "detail/errand", "events", "awaitable", "detail/worker_group", "detail/wait_list", "detail/loop_timer",
             "detail/wait_core"]),

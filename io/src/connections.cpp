@@ -17,6 +17,7 @@
 #include <ouro/io/errors.hpp>
 #include <ouro/io/event_loop.hpp>
 #include <ouro/io/resolver.hpp>
+#include <ouro/runtime/detail/context_state.hpp>
 #include <ouro/runtime/exceptions.hpp>
 
 #include "fd.hpp"
@@ -36,7 +37,7 @@ void set_nodelay(const Socket& socket, int family) noexcept {
   if (is_internet(family)) ::setsockopt(socket.fileno(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 }
 
-// The ring waits by itself only for a descriptor in blocking mode.
+// The ring waits by itself only for a descriptor in blocking mode. Requires: it is a connection's, which nobody shares.
 void make_blocking(const Socket& socket) noexcept {
   const int flags = ::fcntl(socket.fileno(), F_GETFL);
   if (flags >= 0 && (flags & O_NONBLOCK) != 0) ::fcntl(socket.fileno(), F_SETFL, flags & ~O_NONBLOCK);
@@ -112,7 +113,10 @@ Coroutine<Socket> use_socket(Socket socket, int family) {
 std::shared_ptr<Transport> start_transport(EventLoop& loop, Socket socket, std::shared_ptr<StreamProtocol> protocol) {
   if (!protocol) throw ValueError("the protocol factory gave no protocol");
   Fd fd(socket.detach());
-  auto transport = std::make_shared<SocketTransport>(network_of(loop), std::move(fd), std::move(protocol), nullptr);
+  CellRef context;
+  if (OURO_UNLIKELY(contexts_in_use())) context = CellRef(ContextCell::make(current_map()));
+  auto transport = std::make_shared<SocketTransport>(network_of(loop), std::move(fd), std::move(protocol), nullptr,
+                                                     std::move(context));
   transport->begin();
   return transport;
 }
@@ -184,7 +188,7 @@ Coroutine<Server> serve_hosts(EventLoop& loop, ProtocolFactory factory, std::vec
     Socket socket = bound(info, options);
     if (!socket) continue;
     any = true;
-    state->listen_on(std::move(socket), {});
+    state->listen_on(std::move(socket), Listener::From::library, {});
   }
   if (!any) {
     std::string all;
@@ -207,19 +211,17 @@ Coroutine<Server> serve_path(EventLoop& loop, ProtocolFactory factory, std::stri
   }
   auto state = std::make_shared<ServerState>(network_of(loop), std::move(factory), options.backlog);
   if (!options.cleanup_socket || path.empty() || path.front() == '\0') path.clear();
-  state->listen_on(std::move(socket), std::move(path));
+  state->listen_on(std::move(socket), Listener::From::library, std::move(path));
   co_return finish_server(loop, std::move(state), options);
 }
 
 Coroutine<Server> serve_socket(EventLoop& loop, ProtocolFactory factory, Socket socket, int family,
                                ServerOptions options) {
   check_stream(socket, family);
-  make_blocking(socket);
-  set_nodelay(socket, socket.family());
   auto state = std::make_shared<ServerState>(network_of(loop), std::move(factory), options.backlog);
   std::string path = socket.getsockname().path();
   if (!options.cleanup_socket || path.empty() || path.front() == '\0') path.clear();
-  state->listen_on(std::move(socket), std::move(path));
+  state->listen_on(std::move(socket), Listener::From::caller, std::move(path));
   co_return finish_server(loop, std::move(state), options);
 }
 

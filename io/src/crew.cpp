@@ -53,6 +53,7 @@ Runner::Crew::Crew(const RunOptions& options, EventLoop& first)
   pin(0);
   stopped_ = std::make_unique<std::latch>(static_cast<std::ptrdiff_t>(threads_.size()));
   started_ = std::make_unique<std::latch>(static_cast<std::ptrdiff_t>(threads_.size()));
+  emptied_ = std::make_unique<std::latch>(static_cast<std::ptrdiff_t>(threads_.size()));
   go_.count_down();
   started_->wait();
 }
@@ -105,6 +106,7 @@ void Runner::Crew::work(unsigned index) {
   buried_.wait();
   try {
     loop->close();
+    detail::end_network(*loop);
     if (!options_.loop_factory) set_event_loop(nullptr);
   } catch (...) {
     ExceptionContext context;
@@ -112,6 +114,8 @@ void Runner::Crew::work(unsigned index) {
     context.exception = std::current_exception();
     loop->call_exception_handler(context);
   }
+  // What the program destroys with a loop may know connections, tasks and callbacks of any other one.
+  if (!dismissed_) emptied_->arrive_and_wait();
 }
 
 void Runner::Crew::run(EventLoop& loop) noexcept {

@@ -75,6 +75,7 @@ class Runner::Crew {
   std::latch buried_{1};                 // the group has ended: the loops can go
   std::unique_ptr<std::latch> started_;  // how many loops do not run yet
   std::unique_ptr<std::latch> stopped_;  // how many loops still run
+  std::unique_ptr<std::latch> emptied_;  // how many still have something of the program's: no loop goes before
   std::vector<unsigned> processors_;     // to which the workers are pinned
   cpu_set_t before_{};                   // of the calling thread
   bool left_ = false;

@@ -20,8 +20,7 @@ EventLoop::EventLoop(std::unique_ptr<Parker> parker, const Clock& clock) : BaseE
 
 EventLoop::~EventLoop() {
   if (!is_running()) close();
-  network_.reset();
-  watchers_.reset();
+  detail::end_network(*this);
   detail::forget_event_loop(*this);
 }
 
@@ -33,6 +32,11 @@ detail::Network& detail::network_of(EventLoop& loop) {
     loop.network_ = std::make_unique<Network>(loop, *loop.proactor_);
   }
   return *loop.network_;
+}
+
+void detail::end_network(EventLoop& loop) noexcept {
+  loop.network_.reset();
+  loop.watchers_.reset();
 }
 
 detail::Watchers& EventLoop::watchers() {

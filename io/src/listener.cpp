@@ -1,3 +1,6 @@
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -61,10 +64,12 @@ std::exception_ptr accept_error(int error, int fd) {
 const LoopEvent::Kind Listener::event_kind{[](LoopEvent& self) { static_cast<Listener&>(self).happen(); },
                                            [](LoopEvent&) noexcept {}};
 
-Listener::Listener(ServerState& server, Socket socket, std::string path)
-    : LoopEvent(server.network().loop.state(), event_kind),
+Listener::Listener(ServerState& server, Socket socket, From from, std::string path)
+    : LoopEvent(server.home(), event_kind),
       server_(server),
       socket_(std::move(socket)),
+      fd_(socket_.fileno()),
+      from_(from),
       path_(std::move(path)) {
   struct stat file;
   if (!path_.empty() && ::stat(path_.c_str(), &file) == 0) {
@@ -75,15 +80,16 @@ Listener::Listener(ServerState& server, Socket socket, std::string path)
 
 Listener::~Listener() = default;
 
-void Listener::start(int backlog) {
-  socket_.listen(backlog);
-  accept();
+void Listener::start() {
+  if (!in_flight()) accept();
 }
 
 void Listener::accept() { server_.network().proactor.accept_multishot(*this, fileno(), SOCK_CLOEXEC); }
 
 void Listener::complete(int result, unsigned) noexcept {
-  if (result >= 0) {
+  if (polls_ && result >= 0) {
+    polls_ = false;
+  } else if (result >= 0) {
     Fd fd(result);
     if (closing_) return raise();
     rests_ = 0;
@@ -99,11 +105,9 @@ void Listener::complete(int result, unsigned) noexcept {
 }
 
 void Listener::happen() {
-  std::vector<Fd> accepted = std::exchange(accepted_, {});
-  for (Fd& fd : accepted) {
-    if (!closing_) server_.accepted(std::move(fd));
-  }
-  if (in_flight() || !is_open()) return;
+  take_accepted();
+  // If it was closed meanwhile the event is raised: it cannot go while it stands in a queue.
+  if (in_flight() || !is_open() || is_raised()) return;
   if (closing_) {
     socket_.close();
     return server_.check_gone();
@@ -111,14 +115,40 @@ void Listener::happen() {
   if (!resting_) go_on(std::exchange(error_, 0));
 }
 
+void Listener::take_accepted() {
+  // A KeyboardInterrupt leaves the loop, which may be run again: then the others have their turn.
+  struct Again {
+    Listener* listener;
+    ~Again() {
+      if (listener) listener->raise();
+    }
+  } again{this};
+  while (taken_ != accepted_.size()) {
+    Fd fd = std::move(accepted_[taken_++]);
+    if (closing_) continue;
+    // Those of the library's have it from their listener. It fails for a unix socket.
+    const int on = 1;
+    if (from_ == From::caller) ::setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    server_.accepted(std::move(fd));
+  }
+  again.listener = nullptr;
+  taken_ = 0;
+  accepted_ = std::vector<Fd>();
+}
+
 // The request has ended.
 void Listener::go_on(int error) {
   if (error != 0 && !is_of_one_connection(error)) return rest(error);
   try {
-    accept();
+    if (error == EAGAIN) {
+      server_.network().proactor.poll_add(*this, fileno(), POLLIN);
+    } else {
+      accept();
+    }
   } catch (...) {
-    rest(ENOMEM);
+    return rest(ENOMEM);
   }
+  polls_ = error == EAGAIN;
 }
 
 // Nothing would change if it tried again at once, and that for ever.
@@ -129,18 +159,22 @@ void Listener::rest(int error) {
   }
   const auto pause = std::min(shortest_rest * (1 << std::min(rests_, 4U)), longest_rest);
   ++rests_;
-  resting_ = true;
-  timer_ = server_.network().loop.call_later(pause, [this] {
-    resting_ = false;
-    raise();
-  });
+  try {
+    timer_ = server_.loop().call_later(pause, [this] {
+      resting_ = false;
+      raise();
+    });
+    resting_ = true;
+  } catch (const std::bad_alloc&) {
+    raise();  // it tries again at once
+  }
 }
 
 void Listener::close() noexcept {
   if (closing_) return;
   closing_ = true;
   timer_.cancel();
-  ::shutdown(fileno(), SHUT_RD);
+  if (from_ == From::library) ::shutdown(fileno(), SHUT_RD);
   remove_file();
   if (in_flight()) server_.network().proactor.cancel(*this);
   raise();

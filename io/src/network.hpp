@@ -4,10 +4,15 @@
 
 #include <cstddef>
 #include <memory>
+#include <source_location>
 #include <span>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <ouro/io/event_loop.hpp>
+#include <ouro/runtime/detail/callback_node.hpp>
+#include <ouro/runtime/detail/core.hpp>
 
 namespace ouro::detail {
 
@@ -51,6 +56,16 @@ class Network {
   std::vector<std::shared_ptr<ServerState>> servers_;
   std::unique_ptr<std::byte[]> scratch_;
 };
+
+// Calls f on the loop of `home` soon, or never if that is closed: what it would have been about is ended then. It
+// touches nothing of the loop's but its state, which lives as long as any loop of its group.
+// Threads: the group's. Throws: std::bad_alloc.
+template <class F>
+void call_at_home(LoopState& home, F&& f) {
+  using Node = TypedCallbackNode<std::decay_t<F>>;
+  CallbackNode* const node = Node::make(home, std::source_location::current(), true, std::forward<F>(f));
+  if (!post_to(home, *node)) node->abandon();
+}
 
 // The loop's, which is made when it is first asked for.
 // Throws: RuntimeError for a loop without a ring.

@@ -1,10 +1,12 @@
 #include "send_queue.hpp"
 
+#include <poll.h>
+
 #include <algorithm>
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
 #include <new>
+#include <utility>
 
 #include "proactor.hpp"
 #include "socket_transport.hpp"
@@ -26,9 +28,7 @@ void SendQueue::append(std::span<const std::byte> data) {
     last_->end += data.size();
   } else {
     const std::size_t capacity = std::max(data.size(), chunk_bytes - sizeof(Chunk));
-    void* memory = std::malloc(sizeof(Chunk) + capacity);
-    if (!memory) throw std::bad_alloc();
-    auto* chunk = ::new (memory) Chunk{nullptr, 0, data.size(), capacity};
+    auto* chunk = ::new (::operator new(sizeof(Chunk) + capacity)) Chunk{nullptr, 0, data.size(), capacity};
     std::memcpy(chunk->data(), data.data(), data.size());
     (last_ ? last_->next : first_) = chunk;
     last_ = chunk;
@@ -38,6 +38,7 @@ void SendQueue::append(std::span<const std::byte> data) {
 
 void SendQueue::start(Proactor& proactor, int fd) {
   if (in_flight()) return;
+  if (OURO_UNLIKELY(polls_)) return proactor.poll_add(*this, fd, POLLOUT);
   std::size_t parts = 0;
   for (Chunk* chunk = first_; chunk && parts != parts_max; chunk = chunk->next) {
     parts_[parts++] = {.iov_base = chunk->data() + chunk->begin, .iov_len = chunk->end - chunk->begin};
@@ -58,17 +59,23 @@ void SendQueue::consume(std::size_t bytes) noexcept {
     if (chunk->begin != chunk->end) return;
     first_ = chunk->next;
     if (!first_) last_ = nullptr;
-    std::free(chunk);
+    ::operator delete(chunk);
   }
 }
 
 void SendQueue::clear() noexcept {
-  while (first_) std::free(std::exchange(first_, first_->next));
+  while (first_) ::operator delete(std::exchange(first_, first_->next));
   last_ = nullptr;
   bytes_ = 0;
 }
 
 void SendQueue::complete(int result, unsigned) noexcept {
+  if (OURO_UNLIKELY(polls_)) {
+    polls_ = false;
+    if (result > 0) result = 0;  // the events
+  } else {
+    polls_ = result == -EAGAIN;
+  }
   if (result > 0) consume(static_cast<std::size_t>(result));
   owner_.sent(result < 0 ? -result : 0);
 }

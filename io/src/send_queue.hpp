@@ -27,7 +27,9 @@ class SendQueue final : public Operation {
 
   // Throws: std::bad_alloc; nothing is queued then.
   void append(std::span<const std::byte> data);
-  // Sends what there is, unless it is being sent. Requires: it is not empty. Throws: as Proactor::send_message.
+  // Sends what there is, unless it is being sent. If the last time nothing could be sent at once, because somebody has
+  // made the descriptor non-blocking, waits first until something can: that ends without anything sent.
+  // Requires: it is not empty. Throws: as Proactor::send_message.
   void start(Proactor& proactor, int fd);
   // Forgets all. Requires: it is not in flight.
   void clear() noexcept;
@@ -45,6 +47,7 @@ class SendQueue final : public Operation {
   Chunk* first_ = nullptr;
   Chunk* last_ = nullptr;
   std::size_t bytes_ = 0;
+  bool polls_ = false;
   msghdr message_{};
   iovec parts_[parts_max];
 };

@@ -21,11 +21,16 @@ std::vector<TransportSocket> ServerState::sockets() const {
   return sockets;
 }
 
-void ServerState::start() {
+void ServerState::check_open() const {
   if (closed_.load(std::memory_order_relaxed)) throw RuntimeError("the server is closed", "create another one");
+}
+
+void ServerState::start() {
+  check_open();
   if (serving_.load(std::memory_order_relaxed)) return;
+  for (const auto& listener : listeners_) listener->listen(backlog_);
+  for (const auto& listener : listeners_) listener->start();
   serving_.store(true, std::memory_order_relaxed);
-  for (const auto& listener : listeners_) listener->start(backlog_);
 }
 
 void ServerState::close() {
@@ -55,15 +60,24 @@ void ServerState::report(const char* message, const std::exception_ptr& error) n
     context.message.clear();
   }
   context.exception = error;
-  network_->loop.call_exception_handler(context);
+  loop_.call_exception_handler(context);
+}
+
+std::shared_ptr<StreamProtocol> ServerState::make_protocol(const CellRef& context) {
+  if (OURO_LIKELY(!context)) return factory_();
+  const ContextScope scope(word_for(*context));
+  return factory_();
 }
 
 void ServerState::accepted(Fd fd) {
   std::shared_ptr<SocketTransport> transport;
   try {
-    std::shared_ptr<StreamProtocol> protocol = factory_();
+    CellRef context;
+    if (OURO_UNLIKELY(contexts_in_use())) context = CellRef(ContextCell::make(context_));
+    std::shared_ptr<StreamProtocol> protocol = make_protocol(context);
     if (!protocol) throw RuntimeError("the protocol factory of a server gave no protocol");
-    transport = std::make_shared<SocketTransport>(*network_, std::move(fd), std::move(protocol), shared_from_this());
+    transport = std::make_shared<SocketTransport>(*network_, std::move(fd), std::move(protocol), shared_from_this(),
+                                                  std::move(context));
   } catch (const KeyboardInterrupt&) {
     throw;
   } catch (...) {
@@ -85,18 +99,23 @@ void ServerState::check_gone() {
   for (Future<>& waiter : std::exchange(waiters_, {})) {
     if (!waiter.done()) waiter.set_result();
   }
-  over_.store(true, std::memory_order_relaxed);
-  std::exchange(network_, nullptr)->let_go(*this);
+  Network& network = *network_;
+  become_over();
+  network.let_go(*this);
+}
+
+void ServerState::become_over() noexcept {
+  network_ = nullptr;
+  over_.store(true, std::memory_order_release);  // pairs with is_over()
 }
 
 void ServerState::end() noexcept {
-  over_.store(true, std::memory_order_relaxed);
   closed_.store(true, std::memory_order_relaxed);
   serving_.store(false, std::memory_order_relaxed);
   for (const auto& listener : listeners_) listener->end();
   waiters_.clear();
   forever_.reset();
-  network_ = nullptr;
+  become_over();
 }
 
 Coroutine<> ServerState::wait_closed(std::shared_ptr<ServerState> self) {
@@ -108,6 +127,7 @@ Coroutine<> ServerState::wait_closed(std::shared_ptr<ServerState> self) {
 }
 
 Coroutine<> ServerState::serve_forever(std::shared_ptr<ServerState> self) {
+  self->check_open();
   if (self->forever_) throw RuntimeError("the server is already being awaited on serve_forever()");
   self->start();
   Future<> forever = self->network_->loop.create_future();
@@ -149,10 +169,10 @@ Coroutine<> start_there(std::shared_ptr<ServerState> state) {
 template <class F>
 void at_home(const std::shared_ptr<ServerState>& state, F f) {
   if (state->is_over()) return;
-  EventLoop& loop = state->loop();
+  LoopState& home = state->home();
   const LoopState* here = running_state();
-  if (here == &loop.state() || (!here && !loop.state().worker)) return f(*state);
-  loop.call_soon_threadsafe([state, f] { f(*state); });
+  if (here == &home || (!here && !home.worker)) return f(*state);
+  call_at_home(home, [state, f] { f(*state); });
 }
 
 template <class T>

@@ -28,9 +28,9 @@ constexpr std::uint8_t drops_reported = 5;
 
 // True if nobody wants it any more.
 bool SocketTransport::drop_write() {
+  if (OURO_UNLIKELY(is_lost()) && !is_here()) return true;
   if (OURO_UNLIKELY(eof_written_)) throw RuntimeError("Cannot call write() after write_eof()");
   if (OURO_LIKELY(!is_closing())) return false;
-  if (is_lost() && !is_here()) return true;
   if (dropped_writes_ < drops_reported && ++dropped_writes_ == drops_reported) {
     report("socket.send() raised exception: a connection that is closed is written to again and again.", nullptr);
   }
@@ -45,25 +45,29 @@ void SocketTransport::write(std::span<const std::byte> data) {
   if (OURO_UNLIKELY(drop_write()) || data.empty()) return;
   Network::Cork& cork = network_.cork;
   if (cork.owner == this) {
-    if (data.size() > Network::Cork::size - cork.used) flush_cork();
     // What would be alone in it, and is not small, is better not copied.
-    if (data.size() <= Network::Cork::size / 4) {
-      if (!cork.data) cork.data = std::make_unique<std::byte[]>(Network::Cork::size);
+    const bool fits = data.size() <= Network::Cork::size / 4;
+    const bool full = data.size() > Network::Cork::size - cork.used;
+    if (full || !fits) queue_cork();
+    if (is_closing()) return;
+    if (fits) {
+      if (!cork.data) cork.data = std::make_unique_for_overwrite<std::byte[]>(Network::Cork::size);
       std::memcpy(cork.data.get() + cork.used, data.data(), data.size());
       cork.used += data.size();
+      if (full) start_sending();
       return;
     }
-    flush_cork();
-    if (is_closing()) return;
   }
   send(data);
 }
 
 // What is queued before the event has its turn goes with the request that this starts.
 void SocketTransport::write_soon(std::span<const std::byte> data) {
-  if (network_.cork.owner == this || data.size() > Network::Cork::size / 4 || is_elsewhere()) return write(data);
+  if (data.size() > Network::Cork::size / 4 || is_elsewhere()) return write(data);
   if (OURO_UNLIKELY(drop_write()) || data.empty()) return;
+  if (network_.cork.owner == this) return write(data);
   enqueue(data);
+  if (aborted_) return;
   if (!queue_->in_flight()) raise();
   check_high_water();
 }
@@ -75,7 +79,7 @@ void SocketTransport::writelines(std::span<const std::span<const std::byte>> pie
     return do_there([copy = std::move(copy)](SocketTransport& self) { self.write(std::string_view(copy)); });
   }
   if (OURO_UNLIKELY(drop_write())) return;
-  if (network_.cork.owner == this) flush_cork();
+  if (network_.cork.owner == this) queue_cork();
   std::size_t sent = 0;
   if (!queue_ && !is_closing()) {
     std::array<iovec, 64> parts;
@@ -97,15 +101,24 @@ void SocketTransport::writelines(std::span<const std::span<const std::byte>> pie
     const std::size_t here = std::min(sent, piece.size());
     sent -= here;
     if (here != piece.size()) enqueue(piece.subspan(here));
+    if (aborted_) return;
   }
   if (queue_) start_sending();
 }
 
-void SocketTransport::flush_cork() {
+// Calls no protocol. What is queued is to be sent: start_sending().
+void SocketTransport::queue_cork() {
   const std::size_t used = std::exchange(network_.cork.used, 0);
-  if (used == 0 || aborted_) return;
-  enqueue(std::span(network_.cork.data.get(), used));
-  start_sending();
+  if (used != 0 && !aborted_) enqueue(std::span(network_.cork.data.get(), used));
+}
+
+// pause_writing() may write into it anew.
+void SocketTransport::flush_cork() {
+  while (network_.cork.used != 0) {
+    queue_cork();
+    if (aborted_) return;
+    start_sending();
+  }
 }
 
 // Sends what the kernel takes at once, and leaves the rest to the queue.
@@ -119,12 +132,17 @@ void SocketTransport::send(std::span<const std::byte> data) {
     if (bytes > 0) data = data.subspan(static_cast<std::size_t>(bytes));
   }
   enqueue(data);
-  start_sending();
+  if (!aborted_) start_sending();
 }
 
+// Without memory the transport fails: what came before may have been sent, what comes after must not be.
 void SocketTransport::enqueue(std::span<const std::byte> data) {
-  if (!queue_) queue_ = std::make_unique<SendQueue>(*this);
-  queue_->append(data);
+  try {
+    if (!queue_) queue_ = std::make_unique<SendQueue>(*this);
+    queue_->append(data);
+  } catch (const std::bad_alloc&) {
+    fail("Fatal write error on socket transport", std::current_exception());
+  }
 }
 
 void SocketTransport::start_sending() {
@@ -137,9 +155,10 @@ void SocketTransport::start_sending() {
 }
 
 void SocketTransport::sent(int error) noexcept {
-  if (error != 0 && error != EAGAIN && error != EINTR && error != ECANCELED) write_error_ = error;
+  const bool goes_on = error == 0 || error == EAGAIN || error == EINTR;
+  if (!goes_on && error != ECANCELED) write_error_ = error;
   if (is_lost()) return;
-  if (error == 0 && !aborted_ && !queue_->empty()) {
+  if (goes_on && !aborted_ && !queue_->empty()) {
     try {
       queue_->start(network_.proactor, fd_.get());
     } catch (...) {
@@ -150,6 +169,7 @@ void SocketTransport::sent(int error) noexcept {
 }
 
 std::size_t SocketTransport::get_write_buffer_size() const noexcept {
+  if (is_lost()) return 0;
   return (queue_ ? queue_->bytes() : 0) + (network_.cork.owner == this ? network_.cork.used : 0);
 }
 

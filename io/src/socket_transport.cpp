@@ -28,7 +28,17 @@
 // is a system call at once while nothing is queued: it copies nothing, and 16 KiB are still in the cache. What the
 // kernel does not take is copied into the queue.
 //
-// Everything belongs to the loop's thread, but closing_ and lost_. Once it is lost the loop may be gone.
+// Writing inside pause_writing() is allowed, and goes behind what was written before. So wherever that may be called,
+// what its writes change must be in order: the cork is emptied before it is filled again, and what it held is queued
+// before the protocol hears of it. Who could not queue something fails the transport: what the other side gets is
+// always all that was written up to some point.
+//
+// A KeyboardInterrupt of the protocol's leaves the loop, which may be run again: happen() is then raised once more.
+//
+// Calls of the protocol see one context: a copy of that in which the connection or its server was made.
+//
+// Everything belongs to the loop's thread, but closing_ and lost_. Once it is lost the loop may be gone: a transport
+// that is lost touches nothing of it. In a group its LoopState lives as long as that of any other loop.
 #include "socket_transport.hpp"
 
 #include <poll.h>
@@ -89,16 +99,16 @@ const LoopEvent::Kind SocketTransport::event_kind{
 };
 
 SocketTransport::SocketTransport(Network& network, Fd fd, std::shared_ptr<StreamProtocol> protocol,
-                                 std::shared_ptr<ServerState> server)
+                                 std::shared_ptr<ServerState> server, CellRef context)
     : LoopEvent(network.loop.state(), event_kind),
       network_(network),
+      loop_(network.loop),
       protocol_(std::move(protocol)),
       server_(std::move(server)),
+      context_(std::move(context)),
       fd_(std::move(fd)) {}
 
 SocketTransport::~SocketTransport() = default;
-
-EventLoop& SocketTransport::get_loop() const noexcept { return network_.loop; }
 
 SocketTransport::Rare& SocketTransport::rare() const {
   if (!rare_) rare_ = std::make_unique<Rare>();
@@ -123,7 +133,10 @@ void SocketTransport::report(const char* message, const std::exception_ptr& erro
     context.message.clear();
   }
   context.exception = error;
-  network_.loop.call_exception_handler(context);
+  // Its own loop may be gone, but not the one that runs.
+  const LoopState* const here = running_state();
+  BaseEventLoop* const loop = !is_lost() ? &loop_ : here ? here->loop : nullptr;
+  if (loop) loop->call_exception_handler(context);
 }
 
 // Whatever small pieces f writes go together. False if it threw, after which the transport is being closed.
@@ -135,12 +148,15 @@ bool SocketTransport::call(const char* what, F f) {
   struct Uncork {
     Network::Cork* cork;
     ~Uncork() {
-      if (cork) cork->owner = nullptr;
+      if (!cork) return;
+      OURO_ASSERT(cork->used == 0);
+      cork->used = 0;  // nothing of it may ever go to another connection
+      cork->owner = nullptr;
     }
   } uncork{corks ? &cork : nullptr};
   try {
-    f();
-    if (corks && cork.used != 0) flush_cork();
+    in_context(f);
+    if (corks) flush_cork();
     return true;
   } catch (const KeyboardInterrupt&) {
     force_close(nullptr);
@@ -172,14 +188,30 @@ void SocketTransport::begin() {
 }
 
 void SocketTransport::happen() {
-  if (rare_) rare_->retired.reset();
+  bool ends = false;
+  try {
+    ends = go_on();
+  } catch (const KeyboardInterrupt&) {
+    raise();  // the loop may be run again, and is to find the rest undone
+    throw;
+  } catch (...) {
+    fail("Fatal error on socket transport", std::current_exception());  // without memory for what was received
+  }
+  if (ends) finish();
+}
+
+// True if it is time to finish().
+bool SocketTransport::go_on() {
+  if (OURO_UNLIKELY(rare_ != nullptr)) drop_retired();
   if (OURO_UNLIKELY(write_error_ != 0) && !aborted_) {
     fail("Fatal write error on socket transport", "send", std::exchange(write_error_, 0));
   }
   if (readable_) receive_at_once();
   deliver();
-  if ((queue_ || is_closing()) && settle()) return;
+  const bool eof_waits = eof_written_ && !shut_;
+  if ((queue_ || eof_waits || is_closing()) && settle()) return true;
   arm();
+  return false;
 }
 
 // ---- Receiving ----
@@ -189,7 +221,7 @@ void SocketTransport::arm() {
   if (rare_ && !rare_->backlog.empty()) return;
   try {
     Proactor& proactor = network_.proactor;
-    polls_ = !proactor.receives_many();
+    polls_ = nonblocking_ || !proactor.receives_many();
     if (OURO_LIKELY(!polls_)) {
       proactor.receive_multishot(*this, fd_.get());
     } else {
@@ -214,7 +246,9 @@ void SocketTransport::complete(int result, unsigned flags) noexcept {
       readable_ = true;
     } else if (result == 0) {
       ended_ = true;
-    } else if (result != -ENOBUFS && result != -EAGAIN && result != -EINTR && result != -ECANCELED) {
+    } else if (result == -EAGAIN) {
+      nonblocking_ = true;
+    } else if (result != -ENOBUFS && result != -EINTR && result != -ECANCELED) {
       read_error_ = -result;
     }
   }
@@ -314,14 +348,14 @@ void SocketTransport::tell_eof() {
 
 void SocketTransport::pause_reading() {
   if (is_elsewhere()) return do_there([](SocketTransport& self) { self.pause_reading(); });
-  if (paused_ || is_closing()) return;
+  if (is_closing() || paused_) return;
   paused_ = true;
   if (in_flight()) network_.proactor.cancel(*this);
 }
 
 void SocketTransport::resume_reading() {
   if (is_elsewhere()) return do_there([](SocketTransport& self) { self.resume_reading(); });
-  if (!paused_ || is_closing()) return;
+  if (is_closing() || !paused_) return;
   paused_ = false;
   if (made_) raise();
 }
@@ -332,7 +366,7 @@ void SocketTransport::close() {
   if (is_elsewhere()) return do_there([](SocketTransport& self) { self.close(); });
   if (is_closing()) return;
   if (network_.cork.owner == this) flush_cork();
-  if (is_closing()) return;
+  if (is_closing()) return;  // it could not be queued, or pause_writing() did the same
   closing_.store(true, std::memory_order_relaxed);
   if (in_flight()) network_.proactor.cancel(*this);
   raise();
@@ -354,7 +388,7 @@ void SocketTransport::force_close(std::exception_ptr error) noexcept {
   raise();
 }
 
-// What follows when something has been sent, or it is being closed. True if that was the end, and it may be gone.
+// What follows when something has been sent, or it is being closed. True if nothing is left to be done.
 bool SocketTransport::settle() {
   if (queue_ && !queue_->in_flight()) {
     if (aborted_ || queue_->empty()) {
@@ -372,9 +406,7 @@ bool SocketTransport::settle() {
     shut_ = true;
     ::shutdown(fd_.get(), SHUT_WR);
   }
-  if (!is_closing() || in_flight() || is_raised()) return false;
-  finish();
-  return true;
+  return is_closing() && !in_flight() && !is_raised();
 }
 
 void SocketTransport::finish() {
@@ -383,12 +415,13 @@ void SocketTransport::finish() {
     std::shared_ptr<SocketTransport> self;
     ~End() {
       transport.fd_.reset();
+      transport.drop_retired();
       transport.protocol_.reset();
       if (transport.server_) std::exchange(transport.server_, nullptr)->detach();
     }
   } end{*this, std::move(self_)};
   if (end.self.use_count() > 1) take_names();
-  lost_.store(true, std::memory_order_relaxed);
+  become_lost();
   network_.unlink(*this);
   call_and_report("protocol.connection_lost() failed", [this] { protocol_->connection_lost(error_); });
 }
@@ -396,21 +429,29 @@ void SocketTransport::finish() {
 void SocketTransport::end() noexcept {
   const std::shared_ptr<SocketTransport> self = std::move(self_);
   aborted_ = true;
-  lost_.store(true, std::memory_order_relaxed);
-  closing_.store(true, std::memory_order_relaxed);
+  become_lost();
   if (in_flight()) network_.proactor.finish(*this);
   if (queue_ && queue_->in_flight()) network_.proactor.finish(*queue_);
   drop_pieces();
   network_.unlink(*this);
+  queue_.reset();
   fd_.reset();
+  drop_retired();
   protocol_.reset();
   server_.reset();
+}
+
+void SocketTransport::drop_retired() noexcept {
+  if (!rare_ || rare_->retired.empty()) return;
+  const auto retired = std::exchange(rare_->retired, {});
 }
 
 void SocketTransport::set_protocol(std::shared_ptr<StreamProtocol> protocol) {
   if (!protocol) throw ValueError("set_protocol: the protocol is null");
   if (is_lost()) return;
-  rare().retired = std::exchange(protocol_, std::move(protocol));
+  rare().retired.push_back(protocol_);
+  protocol_ = std::move(protocol);
+  raise();  // when no callback runs any more those can go
 }
 
 // What the kernel can still say of the two ends.

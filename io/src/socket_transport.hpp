@@ -10,11 +10,14 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include <ouro/io/addresses.hpp>
 #include <ouro/io/detail/operation.hpp>
 #include <ouro/io/transports.hpp>
 #include <ouro/runtime/detail/atomic.hpp>
+#include <ouro/runtime/detail/context_state.hpp>
 #include <ouro/runtime/detail/loop_event.hpp>
 #include <ouro/runtime/exceptions.hpp>
 
@@ -33,8 +36,9 @@ class SocketTransport final : public Transport,
                               private Operation {
  public:
   // Takes the descriptor over; `server`: of which this is a connection, or nullptr.
+  // `context`: that of all calls of the protocol; or nullptr.
   SocketTransport(Network& network, Fd fd, std::shared_ptr<StreamProtocol> protocol,
-                  std::shared_ptr<ServerState> server);
+                  std::shared_ptr<ServerState> server, CellRef context);
   ~SocketTransport() override;
 
   // Calls connection_made(), and starts to read. From here to connection_lost() the loop keeps it alive.
@@ -65,14 +69,14 @@ class SocketTransport final : public Transport,
   void set_protocol(std::shared_ptr<StreamProtocol> protocol) override;
   std::shared_ptr<StreamProtocol> get_protocol() const noexcept override { return protocol_; }
   std::shared_ptr<Transport> share() override { return shared_from_this(); }
-  EventLoop& get_loop() const noexcept override;
+  EventLoop& get_loop() const noexcept override { return loop_; }
 
  private:
   friend class Network;
   struct Rare {
-    std::string backlog;                        // received, but reading was paused
-    std::shared_ptr<StreamProtocol> retired;    // replaced, perhaps by a callback of its own that still runs
-    std::optional<Address> peername, sockname;  // once somebody asked
+    std::string backlog;                                   // received, but reading was paused
+    std::vector<std::shared_ptr<StreamProtocol>> retired;  // replaced, perhaps by callbacks of theirs that still run
+    std::optional<Address> peername, sockname;             // once somebody asked
   };
 
   std::any extra_info(std::string_view name) const override;
@@ -82,9 +86,15 @@ class SocketTransport final : public Transport,
 
   bool is_here() const noexcept { return running_state() == &home(); }
   bool is_elsewhere() const noexcept;
-  bool is_lost() const noexcept { return lost_.load(std::memory_order_relaxed); }
+  bool is_lost() const noexcept { return lost_.load(std::memory_order_acquire); }
+  void become_lost() noexcept {
+    closing_.store(true, std::memory_order_relaxed);
+    lost_.store(true, std::memory_order_release);  // pairs with is_lost(): who sees it sees that it is closing, too
+  }
   template <class F>
   void do_there(F f);
+  template <class F>
+  void in_context(F& f);
   template <class F>
   bool call(const char* what, F f);
   template <class F>
@@ -94,6 +104,7 @@ class SocketTransport final : public Transport,
   [[gnu::cold]] void fail(const char* message, const char* operation, int error);
   void force_close(std::exception_ptr error) noexcept;
 
+  bool go_on();
   void arm();
   void deliver();
   void feed(std::span<const std::byte> data);
@@ -106,18 +117,22 @@ class SocketTransport final : public Transport,
   bool drop_write();
   void send(std::span<const std::byte> data);
   void enqueue(std::span<const std::byte> data);
+  void queue_cork();
   void flush_cork();
   void start_sending();
   void check_high_water();
   bool settle();
   void finish();
+  void drop_retired() noexcept;
   void take_names() const noexcept;
   Rare& rare() const;
 
-  Network& network_;
+  Network& network_;  // until it is lost
+  EventLoop& loop_;   // likewise
   std::shared_ptr<SocketTransport> self_;
   std::shared_ptr<StreamProtocol> protocol_;
   std::shared_ptr<ServerState> server_;
+  const CellRef context_;
   std::exception_ptr error_;
   std::unique_ptr<SendQueue> queue_;
   mutable std::unique_ptr<Rare> rare_;
@@ -130,14 +145,15 @@ class SocketTransport final : public Transport,
   int write_error_ = 0;
   ReceiveBuffers::List pieces_;  // received, and not passed on yet
   std::uint8_t dropped_writes_ = 0;
-  // Relaxed: hints to other threads.
-  Atomic<bool> closing_{false};
-  Atomic<bool> lost_{false};         // connection_lost() has been called, or never will be
+  // For other threads too.
+  Atomic<bool> closing_{false};      // relaxed: a hint
+  Atomic<bool> lost_{false};         // connection_lost() has been called, or never will be; see become_lost()
   bool aborted_ : 1 = false;         // nothing is sent any more
   bool made_ : 1 = false;            // connection_made() has returned
   bool paused_ : 1 = false;          // reading
   bool polls_ : 1 = false;           // the request asks whether there is something to receive
   bool readable_ : 1 = false;        // and there is
+  bool nonblocking_ : 1 = false;     // somebody has made the descriptor so: requests do not wait
   bool ended_ : 1 = false;           // the other side's end was received
   bool told_end_ : 1 = false;        // and eof_received() called
   bool eof_written_ : 1 = false;     // write_eof() was called
@@ -147,13 +163,20 @@ class SocketTransport final : public Transport,
 
 template <class F>
 void SocketTransport::do_there(F f) {
-  network_.loop.call_soon_threadsafe([self = shared_from_this(), f = std::move(f)] { f(*self); });
+  call_at_home(home(), [self = shared_from_this(), f = std::move(f)] { f(*self); });
+}
+
+template <class F>
+void SocketTransport::in_context(F& f) {
+  if (OURO_LIKELY(!context_)) return f();
+  const ContextScope scope(word_for(*context_));
+  f();
 }
 
 template <class F>
 void SocketTransport::call_and_report(const char* what, F f) {
   try {
-    f();
+    in_context(f);
   } catch (const KeyboardInterrupt&) {
     throw;
   } catch (...) {

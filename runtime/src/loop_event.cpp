@@ -1,5 +1,7 @@
 #include <ouro/runtime/detail/loop_event.hpp>
 
+#include <ouro/runtime/detail/context_state.hpp>
+
 namespace ouro::detail {
 
 LoopEvent* LoopEvent::of(ReadyNode& node) noexcept {
@@ -9,7 +11,13 @@ LoopEvent* LoopEvent::of(ReadyNode& node) noexcept {
 
 void LoopEvent::run(void* leaf) {
   auto& event = *static_cast<LoopEvent*>(static_cast<FrameHeader*>(leaf));
-  event.home_->current = nullptr;
+  struct End {
+    LoopState& home;  // the event may be gone
+    ~End() {
+      if (OURO_UNLIKELY(contexts_in_use())) drop_loose_context(home);
+    }
+  } end{*event.home_};
+  end.home.current = nullptr;
   event.raised_ = false;
   event.kind_->happen(event);
 }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include <ouro/runtime/base_event_loop.hpp>
+#include <ouro/runtime/detail/loop_event.hpp>
 #include <ouro/runtime/fork_join.hpp>
 #include <ouro/runtime/futures.hpp>
 #include <ouro/runtime/gather.hpp>
@@ -501,6 +502,26 @@ TEST_F(ContextVars, AnExceptionHandlerRunsInTheContextOfWhatFailed) {
   EXPECT_THAT(
       seen, testing::UnorderedElementsAre("Exception in callback: callback", "Task exception was never retrieved: task",
                                           "Task exception was never retrieved: changed"));
+}
+
+// As what connections and servers do when something has come for them.
+class SettingEvent final : private detail::LoopEvent {
+ public:
+  explicit SettingEvent(BaseEventLoop& loop) : LoopEvent(loop.state(), kind) {}
+  using LoopEvent::raise;
+
+ private:
+  static const Kind kind;
+};
+const detail::LoopEvent::Kind SettingEvent::kind{[](LoopEvent&) { number.set(9); }, [](LoopEvent&) noexcept {}};
+
+TEST_F(ContextVars, AnEventOfTheLoopLeavesNothingToTheNextCallback) {
+  SettingEvent event(loop);
+  int seen = -1;
+  event.raise();
+  loop.call_soon([&seen] { seen = number.get(); });
+  turn();
+  EXPECT_EQ(seen, 0);
 }
 
 TEST_F(ContextVars, ToThreadTakesTheContextAlongAndRunInExecutorDoesNot) {

@@ -33,6 +33,8 @@ class Proactor;
 // What carries out the loop's operations; nullptr: it sleeps on something else.
 Proactor* proactor_of(const EventLoop& loop) noexcept;
 Network& network_of(EventLoop& loop);
+// Ends the connections, servers and watches of a loop that is closed. Destructors of the program's run.
+void end_network(EventLoop& loop) noexcept;
 }  // namespace detail
 
 // One event loop. A thread runs one at a time; a loop may be made on one thread and run on another.
@@ -193,7 +195,8 @@ class OURO_EXPORT EventLoop : public BaseEventLoop {
     return detail::pinned(
         *this, detail::serve_hosts(*this, detail::any_protocol(std::move(factory)), std::move(hosts), port, options));
   }
-  // On a stream socket that is bound, and belongs to the server from now on. Throws: ValueError for any other socket.
+  // On a stream socket that is bound, and belongs to the server from now on; its mode stays as it is, and what else has
+  // it, in other processes say, goes on listening when the server is closed. Throws: ValueError for any other socket.
   template <class F>
     requires detail::MakesProtocols<F>
   [[nodiscard]] Coroutine<Server> create_server(F factory, Socket socket, ServerOptions options = {}) {
@@ -227,6 +230,7 @@ class OURO_EXPORT EventLoop : public BaseEventLoop {
  private:
   friend detail::Proactor* detail::proactor_of(const EventLoop& loop) noexcept;
   friend detail::Network& detail::network_of(EventLoop& loop);
+  friend void detail::end_network(EventLoop& loop) noexcept;
 
   detail::Watchers& watchers();
   template <class F, class... Args>

@@ -6,6 +6,8 @@
 // pause_writing and resume_writing come in turn. What a callback throws goes to the exception handler: of
 // pause_writing, resume_writing and connection_lost that is all; after any other the transport is aborted, and
 // connection_lost gets the same exception.
+//
+// All callbacks of a connection see one context: a copy of that in which it was made, or its server.
 #pragma once
 
 #include <cstddef>

@@ -65,7 +65,9 @@ class OURO_EXPORT WriteTransport : public virtual BaseTransport {
  public:
   // Sends the data, or what cannot be sent now later on; never waits. What is written to a transport that is closing is
   // dropped; at the fifth time the exception handler hears of it.
-  // Throws: RuntimeError after write_eof(), std::bad_alloc. Lifetime: the data, until it returns.
+  // Throws: RuntimeError after write_eof(); std::bad_alloc, and nothing of it is sent. Without memory for what has to
+  // wait the transport is aborted instead, and connection_lost gets std::bad_alloc. Lifetime: the data, until it
+  // returns.
   virtual void write(std::span<const std::byte> data) = 0;
   void write(std::string_view data) { write(std::as_bytes(std::span(data))); }
   // The same, but small pieces may go to the kernel with what else is written in this turn of the loop.

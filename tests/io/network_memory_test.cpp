@@ -1,0 +1,165 @@
+// Allocations that fail while transports send and receive: whoever could not keep something ends the connection with
+// std::bad_alloc, and what the other side got is all that was written up to some point. A program of its own, because
+// it replaces operator new.
+#include <gmock/gmock.h>
+
+#include <cstddef>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <new>
+#include <ostream>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include <ouro/ouro.hpp>
+
+#include "support/wire.hpp"
+
+namespace {
+
+// While it is not negative, so many more allocations succeed on this thread and the next one fails.
+thread_local long allocations_left = -1;
+thread_local bool failed = false;
+
+[[maybe_unused]] void* allocate(std::size_t bytes) {
+  if (allocations_left >= 0 && allocations_left-- == 0) {
+    failed = true;
+    throw std::bad_alloc();
+  }
+  if (void* memory = std::malloc(bytes != 0 ? bytes : 1)) return memory;
+  throw std::bad_alloc();
+}
+
+}  // namespace
+
+#if !OURO_TSAN  // which has operators of its own, not to be replaced
+void* operator new(std::size_t bytes) { return allocate(bytes); }
+void* operator new[](std::size_t bytes) { return allocate(bytes); }
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete[](void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
+#endif
+
+namespace ouro {
+namespace {
+
+using test::make_wire;
+using test::pattern;
+using test::Record;
+using test::Reports;
+using test::until;
+using test::Wire;
+
+class NetworkMemory : public test::WireTest {
+ protected:
+  void SetUp() override {
+    if (OURO_TSAN) GTEST_SKIP() << "no allocation fails";
+  }
+};
+
+struct Way {
+  const char* name;
+  bool inside;  // a callback
+  std::function<void(Transport&, const std::string&)> write;
+};
+
+std::ostream& operator<<(std::ostream& out, const Way& way) { return out << way.name; }
+
+class NetworkMemoryWrites : public NetworkMemory, public testing::WithParamInterface<Way> {};
+
+Coroutine<> both_lost(Wire& wire) {
+  co_await until([&wire] { return wire.left_record->lost() && wire.right_record->lost(); });
+}
+
+// Writes while the n-th allocation fails, and more when allocations succeed again. False: none was left to fail.
+Coroutine<bool> fails_at(long n, const Way& way, const std::string& data) {
+  Wire wire = co_await make_wire();
+  const auto write = [&] {
+    failed = false;
+    allocations_left = n;
+    try {
+      way.write(*wire.left, data);
+    } catch (const std::bad_alloc&) {
+      wire.left->abort();  // it was told, and knows that something is missing
+    }
+    allocations_left = -1;
+    wire.left->write("tail");
+    wire.left->close();
+  };
+  if (way.inside) {
+    wire.left_record->then = [&](const std::string& event) {
+      if (event == "data") write();
+    };
+    wire.right->write("go");
+  } else {
+    write();
+  }
+  co_await both_lost(wire);
+  const std::string& got = wire.right_record->received;
+  const std::string all = data + "tail";
+  if (failed) {
+    // All, if it was the protocol's own.
+    EXPECT_TRUE(all.starts_with(got)) << "allocation " << n << ", " << got.size() << " bytes";
+  } else {
+    EXPECT_TRUE(got == all) << got.size();
+  }
+  Reports::take();
+  co_return failed;
+}
+
+TEST_P(NetworkMemoryWrites, NothingIsMissingInTheMiddle) {
+  run([]() -> Coroutine<> {
+    const std::string data = pattern(1 << 20);
+    long n = 0;
+    for (;; ++n) {
+      const bool some_failed = co_await fails_at(n, GetParam(), data);
+      if (!some_failed) break;
+    }
+    EXPECT_GE(n, 2) << "the queue, and a part of it";
+  });
+}
+
+void write_whole(Transport& transport, const std::string& data) { transport.write(data); }
+void write_lines(Transport& transport, const std::string& data) {
+  const std::size_t half = data.size() / 2;
+  transport.writelines({std::string_view(data).substr(0, half), std::string_view(data).substr(half)});
+}
+void write_pieces(Transport& transport, const std::string& data) {
+  for (std::size_t at = 0; at < data.size(); at += 3000) transport.write(std::string_view(data).substr(at, 3000));
+}
+
+INSTANTIATE_TEST_SUITE_P(Ways, NetworkMemoryWrites,
+                         testing::Values(Way{"write", false, write_whole}, Way{"writelines", false, write_lines},
+                                         Way{"pieces", false, write_pieces}, Way{"write_inside", true, write_whole},
+                                         Way{"writelines_inside", true, write_lines},
+                                         Way{"pieces_inside", true, write_pieces}),
+                         [](const auto& each) { return std::string(each.param.name); });
+
+// A transport that is paused has to keep what has come already.
+TEST_F(NetworkMemory, WhatCannotBeKeptEndsTheConnection) {
+  run([]() -> Coroutine<> {
+    for (long n = 0; n < 2; ++n) {
+      Wire wire = co_await make_wire();
+      Record& record = *wire.right_record;
+      record.then = [&](const std::string& event) {
+        if (event != "data" || record.pieces != 1) return;
+        wire.right->pause_reading();
+        failed = false;
+        allocations_left = n;
+      };
+      wire.left->write(pattern(150'000));
+      co_await until([&record] { return record.pieces != 0; });
+      allocations_left = -1;
+      EXPECT_TRUE(failed) << "allocation " << n;
+      co_await both_lost(wire);
+      EXPECT_EQ(record.events.back(), "lost: exception: std::bad_alloc");
+      Reports::take();
+    }
+  });
+}
+
+}  // namespace
+}  // namespace ouro
