@@ -63,6 +63,9 @@ class Proactor final : public Parker {
   void receive_message(Operation& operation, int fd, msghdr* message, int flags);
   void send_message(Operation& operation, int fd, const msghdr* message, int flags);
 
+  // While this number stays the same, what a request points to may still be changed.
+  std::uint64_t submissions() const noexcept { return ring_ ? ring_->calls() : 0; }
+
   // Each connection that comes is a completion, until the last one. Without the kernel's multishot requests that is the
   // first one.
   void accept_multishot(Operation& operation, int fd, int flags);

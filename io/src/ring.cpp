@@ -399,6 +399,7 @@ unsigned Ring::flush() noexcept {
 }
 
 Entered Ring::call(unsigned to_submit, unsigned wait_count, unsigned flags, Duration timeout) {
+  ++calls_;
   io_uring_getevents_arg argument{};
   void* argument_at = nullptr;
   std::size_t argument_size = _NSIG / 8;

@@ -83,6 +83,8 @@ class Ring {
   }
   // The kernel holds back completions until we enter: deferred work, or an overflown queue.
   bool kernel_waits() const noexcept { return (__atomic_load_n(sq_flags_, __ATOMIC_RELAXED) & attention_) != 0; }
+  // How often the kernel was called: a request that was made since the last call has not been looked at.
+  std::uint64_t calls() const noexcept { return calls_; }
   unsigned completions() const noexcept { return __atomic_load_n(cq_tail_, __ATOMIC_ACQUIRE) - *cq_head_; }
 
   // Requests of operations. They always find room: a full queue is submitted, and what the kernel does not take even
@@ -147,6 +149,7 @@ class Ring {
   const unsigned* sq_flags_ = nullptr;  // the kernel writes it, at any time
   const unsigned* cq_head_ = nullptr;   // ours
   const unsigned* cq_tail_ = nullptr;   // the kernel writes it, at any time
+  std::uint64_t calls_ = 0;
   unsigned attention_ = 0;
   unsigned spilled_ = 0;
   unsigned reserve_ = 0;

@@ -15,9 +15,9 @@ namespace ouro::detail {
 
 struct SendQueue::Chunk {
   Chunk* next;
-  std::size_t begin;     // what has been sent
-  std::size_t end;       // what has been written
-  std::size_t capacity;  // end, once the kernel has the chunk
+  std::size_t begin;  // what has been sent
+  std::size_t end;    // what has been written
+  std::size_t capacity;
 
   std::byte* data() noexcept { return reinterpret_cast<std::byte*>(this + 1); }
 };
@@ -27,7 +27,8 @@ void SendQueue::append(std::span<const std::byte> data) {
     std::memcpy(last_->data() + last_->end, data.data(), data.size());
     last_->end += data.size();
   } else {
-    const std::size_t capacity = std::max(data.size(), chunk_bytes - sizeof(Chunk));
+    const std::size_t usual = (first_ ? chunk_bytes : first_chunk_bytes) - sizeof(Chunk);
+    const std::size_t capacity = data.size() <= usual ? usual : std::max(data.size(), chunk_bytes - sizeof(Chunk));
     auto* chunk = ::new (::operator new(sizeof(Chunk) + capacity)) Chunk{nullptr, 0, data.size(), capacity};
     std::memcpy(chunk->data(), data.data(), data.size());
     (last_ ? last_->next : first_) = chunk;
@@ -37,16 +38,23 @@ void SendQueue::append(std::span<const std::byte> data) {
 }
 
 void SendQueue::start(Proactor& proactor, int fd) {
-  if (in_flight()) return;
+  if (in_flight()) {
+    if (!polls_ && made_at_ == proactor.submissions()) list_parts();
+    return;
+  }
   if (OURO_UNLIKELY(polls_)) return proactor.poll_add(*this, fd, POLLOUT);
+  list_parts();
+  proactor.send_message(*this, fd, &message_, 0);
+  made_at_ = proactor.submissions();
+}
+
+void SendQueue::list_parts() noexcept {
   std::size_t parts = 0;
   for (Chunk* chunk = first_; chunk && parts != parts_max; chunk = chunk->next) {
     parts_[parts++] = {.iov_base = chunk->data() + chunk->begin, .iov_len = chunk->end - chunk->begin};
-    chunk->capacity = chunk->end;
   }
   message_.msg_iov = parts_;
   message_.msg_iovlen = parts;
-  proactor.send_message(*this, fd, &message_, 0);
 }
 
 void SendQueue::consume(std::size_t bytes) noexcept {

@@ -1,13 +1,15 @@
 // What a transport could not send at once, and the request that sends it.
 //
 // The bytes lie in chunks, which do not move: the kernel reads them while the request is in flight. Small writes fill
-// up the last chunk, unless the request has it. One request at a time, of a few chunks: two could overtake each other.
+// up the last chunk, behind what the request has of it. One request at a time, of a few chunks: two could overtake each
+// other. One that was made and has not reached the kernel takes along what is written meanwhile.
 #pragma once
 
 #include <sys/socket.h>
 #include <sys/uio.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 
 #include <ouro/io/detail/operation.hpp>
@@ -27,8 +29,9 @@ class SendQueue final : public Operation {
 
   // Throws: std::bad_alloc; nothing is queued then.
   void append(std::span<const std::byte> data);
-  // Sends what there is, unless it is being sent. If the last time nothing could be sent at once, because somebody has
-  // made the descriptor non-blocking, waits first until something can: that ends without anything sent.
+  // Sends what there is; if the kernel has a request already, nothing happens. If the last time nothing could be sent
+  // at once, because somebody has made the descriptor non-blocking, waits first until something can: that ends without
+  // anything sent.
   // Requires: it is not empty. Throws: as Proactor::send_message.
   void start(Proactor& proactor, int fd);
   // Forgets all. Requires: it is not in flight.
@@ -37,17 +40,20 @@ class SendQueue final : public Operation {
  private:
   static constexpr std::size_t parts_max = 16;
   static constexpr std::size_t chunk_bytes = 4096;
+  static constexpr std::size_t first_chunk_bytes = 1024;  // most need no more, and malloc has it at hand
 
   struct Chunk;
 
   void complete(int result, unsigned flags) noexcept override;
   void consume(std::size_t bytes) noexcept;
+  void list_parts() noexcept;
 
   SocketTransport& owner_;
   Chunk* first_ = nullptr;
   Chunk* last_ = nullptr;
   std::size_t bytes_ = 0;
   bool polls_ = false;
+  std::uint64_t made_at_ = 0;  // the request, in the Proactor's submissions()
   msghdr message_{};
   iovec parts_[parts_max];
 };

@@ -61,15 +61,13 @@ void SocketTransport::write(std::span<const std::byte> data) {
   send(data);
 }
 
-// What is queued before the event has its turn goes with the request that this starts.
+// The request reaches the kernel with all others of this turn.
 void SocketTransport::write_soon(std::span<const std::byte> data) {
   if (data.size() > Network::Cork::size / 4 || is_elsewhere()) return write(data);
   if (OURO_UNLIKELY(drop_write()) || data.empty()) return;
   if (network_.cork.owner == this) return write(data);
   enqueue(data);
-  if (aborted_) return;
-  if (!queue_->in_flight()) raise();
-  check_high_water();
+  if (!aborted_) start_sending();
 }
 
 void SocketTransport::writelines(std::span<const std::span<const std::byte>> pieces) {
