@@ -8,6 +8,8 @@
 #include <new>
 #include <utility>
 
+#include <ouro/runtime/detail/frame_pool.hpp>
+
 #include "proactor.hpp"
 #include "socket_transport.hpp"
 
@@ -19,6 +21,10 @@ struct SendQueue::Chunk {
   std::size_t end;    // what has been written
   std::size_t capacity;
 
+  static Chunk* make(std::size_t capacity) {
+    return ::new (allocate_frame(sizeof(Chunk) + capacity)) Chunk{nullptr, 0, 0, capacity};
+  }
+  void free() noexcept { free_frame(this, sizeof(Chunk) + capacity); }
   std::byte* data() noexcept { return reinterpret_cast<std::byte*>(this + 1); }
 };
 
@@ -29,8 +35,9 @@ void SendQueue::append(std::span<const std::byte> data) {
   } else {
     const std::size_t usual = (first_ ? chunk_bytes : first_chunk_bytes) - sizeof(Chunk);
     const std::size_t capacity = data.size() <= usual ? usual : std::max(data.size(), chunk_bytes - sizeof(Chunk));
-    auto* chunk = ::new (::operator new(sizeof(Chunk) + capacity)) Chunk{nullptr, 0, data.size(), capacity};
+    Chunk* const chunk = Chunk::make(capacity);
     std::memcpy(chunk->data(), data.data(), data.size());
+    chunk->end = data.size();
     (last_ ? last_->next : first_) = chunk;
     last_ = chunk;
   }
@@ -67,12 +74,12 @@ void SendQueue::consume(std::size_t bytes) noexcept {
     if (chunk->begin != chunk->end) return;
     first_ = chunk->next;
     if (!first_) last_ = nullptr;
-    ::operator delete(chunk);
+    chunk->free();
   }
 }
 
 void SendQueue::clear() noexcept {
-  while (first_) ::operator delete(std::exchange(first_, first_->next));
+  while (first_) std::exchange(first_, first_->next)->free();
   last_ = nullptr;
   bytes_ = 0;
 }

@@ -40,7 +40,7 @@ class SendQueue final : public Operation {
  private:
   static constexpr std::size_t parts_max = 16;
   static constexpr std::size_t chunk_bytes = 4096;
-  static constexpr std::size_t first_chunk_bytes = 1024;  // most need no more, and malloc has it at hand
+  static constexpr std::size_t first_chunk_bytes = 1024;  // most need no more, and it comes from the pool of frames
 
   struct Chunk;
 
