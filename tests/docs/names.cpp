@@ -457,7 +457,8 @@ ouro::Coroutine<> transports() {
   const int port = server.sockets().front().getsockname().port();
   auto [transport, protocol] = co_await loop.create_connection(listens, host, port);
   check(transport->get_extra_info<ouro::Address>("peername").port() == port, "get_extra_info");
-  transport->write("hello");
+  const std::string hello = "hello";
+  transport->share()->write_soon(std::as_bytes(std::span(hello)));
   while (protocol->heard != 5) co_await ouro::sleep(0s);
   server.close();
   server.close_clients();
