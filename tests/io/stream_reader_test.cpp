@@ -15,6 +15,7 @@
 #include <vector>
 
 #include <ouro/ouro.hpp>
+#include <ouro/runtime/detail/frame_pool.hpp>
 
 #include "support/wire.hpp"
 
@@ -371,6 +372,21 @@ TEST_F(StreamReaderTest, ViewsLastUntilTheNextRead) {
   });
 }
 
+// The one that waits is in the frame of its task.
+TEST_F(StreamReaderTest, WaitingTakesNoFrame) {
+  run([]() -> Coroutine<> {
+    StreamReader reader;
+    Task<> more = feeding(reader, std::vector<std::string>(100, "a line\n"));
+    const detail::FrameCounter frames;
+    for (int i = 0; i < 100; ++i) {
+      const std::string_view line = co_await reader.readline_view();
+      EXPECT_EQ(line, "a line\n");
+    }
+    EXPECT_EQ(frames.count(), 0U);
+    co_await more;
+  });
+}
+
 // Every way to read against a string that is cut by hand, whatever the pieces.
 TEST_F(StreamReaderTest, AsACutOfTheWhole) {
   for (unsigned seed = 0; seed < 200; ++seed) {
@@ -484,6 +500,36 @@ TEST_P(FloatingReaders, LoseNothing) {
       EXPECT_EQ(got, all);
       co_await feeder;
     }
+  });
+}
+
+// Two that read the same: who comes second is refused, wherever the first one is; each line is one's.
+Coroutine<int> count_lines(StreamReader& reader) {
+  int lines = 0;
+  while (true) {
+    try {
+      const std::string line = co_await reader.readline();
+      if (line.empty()) break;
+      EXPECT_EQ(line, "a line\n");
+      ++lines;
+      continue;
+    } catch (const RuntimeError&) {
+    }
+    co_await sleep(0s);
+  }
+  co_return lines;
+}
+
+TEST_P(FloatingReaders, EachLineIsOnes) {
+  run([]() -> Coroutine<> {
+    StreamReader reader({.limit = 1 << 20});
+    Task<int> first = spawn(count_lines(reader));
+    Task<int> second = spawn(count_lines(reader));
+    std::string all;
+    for (int i = 0; i < 20'000; ++i) all += "a line\n";
+    co_await feed_much(reader, all);
+    const int lines = co_await first + co_await second;
+    EXPECT_EQ(lines, 20'000);
   });
 }
 
