@@ -12,7 +12,6 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <thread>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -27,6 +26,7 @@ namespace {
 using namespace std::chrono_literals;
 using test::Echo;
 using test::end_of;
+using test::falls_asleep;
 using test::Record;
 using test::Recorder;
 using test::until;
@@ -106,19 +106,6 @@ TEST_F(ServerEdges, ClosingLeavesOthersTheSocketThatTheyShare) {
   });
 }
 
-Coroutine<bool> falls_asleep() {
-  EventLoop& loop = get_running_loop();
-  co_return co_await to_thread([&loop] {
-    const LoopCounters before = loop.counters();
-    for (;;) {
-      const LoopCounters now = loop.counters();
-      if (now.parks != before.parks) return true;
-      if (now.looks - before.looks > 100'000) return false;
-      std::this_thread::yield();
-    }
-  });
-}
-
 TEST_F(ServerEdges, ANonBlockingSocketStaysAsItIs) {
   run([]() -> Coroutine<> {
     Given given(true);
@@ -151,7 +138,7 @@ TEST_F(ServerEdges, ANonBlockingSocketStaysAsItIs) {
 
 // ---- One accepted connection after the other ----
 
-// connection_made() ends the connection, and lets go of the server.
+// connection_made() ends the connection and the server, of which nobody has a handle then.
 class LastOne final : public Protocol {
  public:
   explicit LastOne(std::optional<Server>& server) : server_(server) {}
@@ -173,12 +160,14 @@ TEST_P(ClosedInside, AServerMayCloseInsideAConnectionsCallback) {
     EventLoop& loop = get_running_loop();
     for (int i = 0; i < 20; ++i) {
       std::optional<Server> server;
-      server = co_await loop.create_server([&server] { return std::make_unique<LastOne>(server); }, "127.0.0.1", 0);
+      auto factorys = std::make_shared<int>();
+      const std::weak_ptr<int> alive = factorys;
+      auto factory = [&server, owned = std::move(factorys)] { return std::make_unique<LastOne>(server); };
+      server = co_await loop.create_server(std::move(factory), "127.0.0.1", 0);
       const Address address = server->sockets().front().getsockname();
-      Task<> waiting = loop.create_task(server->wait_closed());
       const std::string answer = co_await answer_of(address);
       EXPECT_EQ(answer, "");
-      co_await waiting;
+      co_await until([&alive] { return alive.expired(); });
     }
   });
 }

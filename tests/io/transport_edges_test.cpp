@@ -10,7 +10,6 @@
 #include <memory>
 #include <span>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -22,6 +21,7 @@ namespace ouro {
 namespace {
 
 using namespace std::chrono_literals;
+using test::falls_asleep;
 using test::make_wire;
 using test::pattern;
 using test::Record;
@@ -318,20 +318,6 @@ INSTANTIATE_TEST_SUITE_P(Each, InterruptedCallbacks, testing::Values("data", "eo
 void make_nonblocking(const Transport& transport) {
   const int fd = transport.get_extra_info<TransportSocket>("socket", TransportSocket(-1)).fileno();
   EXPECT_EQ(::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) | O_NONBLOCK), 0);
-}
-
-// True if the loop sleeps when nothing happens; false if it goes round and round.
-Coroutine<bool> falls_asleep() {
-  EventLoop& loop = get_running_loop();
-  co_return co_await to_thread([&loop] {
-    const LoopCounters before = loop.counters();
-    for (;;) {
-      const LoopCounters now = loop.counters();
-      if (now.parks != before.parks) return true;
-      if (now.looks - before.looks > 100'000) return false;
-      std::this_thread::yield();
-    }
-  });
 }
 
 TEST_F(TransportEdges, ADescriptorThatWasMadeNonBlocking) {

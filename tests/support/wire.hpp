@@ -16,6 +16,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -151,6 +152,20 @@ inline Coroutine<Wire> make_wire(std::function<void(Wire&)> prepare = {}) {
   wire.left = made_left.first;
   wire.right = made_right.first;
   co_return wire;
+}
+
+// True if the loop sleeps when nothing happens; false if it goes round and round.
+inline Coroutine<bool> falls_asleep() {
+  EventLoop& loop = get_running_loop();
+  const LoopCounters before = loop.counters();
+  co_return co_await to_thread([&loop, before] {
+    for (;;) {
+      const LoopCounters now = loop.counters();
+      if (now.parks != before.parks) return true;
+      if (now.looks - before.looks > 100'000) return false;
+      std::this_thread::yield();
+    }
+  });
 }
 
 // The main task is pinned to the first loop, as transports are. What the loop reports is kept.
