@@ -100,6 +100,24 @@ Row connect_row() {
   return row;
 }
 
+// The same where the kernel waits on a thread of its own.
+Row connect_unix_row() {
+  Row row = connect_row();
+  row.name = "EventLoop::sock_connect of a unix socket";
+  row.prepare = [](World& w) {
+    w.listener = Socket(AF_UNIX);
+    w.listener.bind(Address::unix_path(""));
+    w.listener.listen(0);
+    w.address = w.listener.getsockname();
+    do {
+      w.others.emplace_back(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK);
+    } while (::connect(w.others.back().fileno(), w.address.data(), length_of(w.address)) == 0);
+    w.others.pop_back();
+    w.pair.first = Socket(AF_UNIX);
+  };
+  return row;
+}
+
 // All that was sent arrives once and in order; the last of it is what the row sends, and it may be missing only if that
 // was cancelled.
 Fate fate_of_sent(World& world) {
@@ -196,6 +214,7 @@ class NetworkContract : public test::CancelContract {
         [loop](World& w) { return takes(w, loop().sock_recvfrom_into(w.pair.second, w.buffer)); }, SOCK_DGRAM));
     all.push_back(accept_row());
     all.push_back(connect_row());
+    all.push_back(connect_unix_row());
     all.push_back(send_row());
     all.push_back(send_to_row());
     return all;
