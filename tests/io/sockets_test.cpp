@@ -332,7 +332,11 @@ TEST_P(SocketsTest, NoByteIsLostInTheRaceOfDataAndCancellation) {
       const std::string end = co_await end_of(std::move(task));
       if (!end.empty()) ++cancelled;  // it had not begun
     }
-    EXPECT_EQ(cancelled, accepted);  // each of them is heard of
+    // Each of them is heard of; on several loops, unless the task ended on another one while it was asked.
+    EXPECT_LE(cancelled, accepted);
+    if (workers().size() == 1) {
+      EXPECT_EQ(cancelled, accepted);
+    }
     while (received < times) {
       const std::string rest = co_await wait_for(loop.sock_recv(other, times), 10s);
       received += static_cast<int>(rest.size());
