@@ -51,7 +51,7 @@ class Watch final : public Operation {
 
   // The loop ends.
   void end() noexcept {
-    if (removed_) return proactor().finish(*this);  // which deletes it
+    if (removed_) unlink();
     removed_ = stays_ = true;
     if (in_flight()) proactor().finish(*this);
     delete this;
@@ -64,6 +64,12 @@ class Watch final : public Operation {
   };
 
   Proactor& proactor() const noexcept { return *proactor_of(owner_.loop_); }
+
+  // It leaves those that leave.
+  void unlink() noexcept {
+    (earlier_ ? earlier_->later_ : owner_.leaving_) = later_;
+    if (later_) later_->earlier_ = earlier_;
+  }
 
   // The callback's entry is made beforehand: a completion must not fail.
   void prepare() {
@@ -83,8 +89,7 @@ class Watch final : public Operation {
   void complete(int result, unsigned) noexcept override {
     if (removed_) {
       if (stays_) return;
-      (earlier_ ? earlier_->later_ : owner_.leaving_) = later_;
-      if (later_) later_->earlier_ = earlier_;
+      unlink();
       delete this;
       return;
     }

@@ -34,6 +34,7 @@ namespace ouro {
 namespace {
 
 using namespace std::chrono_literals;
+using test::end_of;
 using test::thrown_by;
 using testing::HasSubstr;
 
@@ -83,15 +84,10 @@ Coroutine<> echo_once(Socket socket, std::size_t bytes) {
   co_await loop.sock_sendall(socket, data);
 }
 
-// What awaiting it throws, as describe() says; "" if it does not.
-template <class A>
-Coroutine<std::string> end_of(A awaitable) {
-  try {
-    static_cast<void>(co_await std::move(awaitable));
-  } catch (...) {
-    co_return test::describe(std::current_exception());
-  }
-  co_return "";
+// Until it has begun and awaits something.
+template <class T>
+Coroutine<> waits(const Task<T>& task) {
+  co_await test::until([&task] { return task.done() || !task.get_stack().empty(); });
 }
 
 std::string pattern(std::size_t bytes) {
@@ -167,13 +163,13 @@ TEST_P(SocketsTest, NonBlockingDescriptorsWaitToo) {
           co_return co_await get_running_loop().sock_accept(from);
         },
         std::cref(server));
-    co_await sleep(1ms);  // it waits
+    co_await waits(accepting);
     co_await loop.sock_connect(client, server.getsockname());
     auto [socket, peer] = co_await std::move(accepting);
     set_non_blocking(socket);
     const std::string data = pattern(3 << 20);
     auto echo = create_task(echo_once(std::move(socket), data.size()));
-    co_await sleep(1ms);  // it waits
+    co_await waits(echo);
     auto sending =
         create_task([](const Socket& to,
                        const std::string& what) -> Coroutine<> { co_await get_running_loop().sock_sendall(to, what); },
@@ -287,7 +283,7 @@ TEST_P(SocketsTest, ACancelledReceiveTakesNothing) {
     auto [one, other] = Socket::pair();
     for (int i = 0; i < 3; ++i) {
       auto waiting = create_task(loop.sock_recv(other, 100));
-      if (i > 0) co_await sleep(1ms);
+      if (i > 0) co_await waits(waiting);
       waiting.cancel();
       const std::string end = co_await end_of(std::move(waiting));
       EXPECT_EQ(end, "CancelledError: ");
@@ -332,7 +328,11 @@ TEST_P(SocketsTest, NoByteIsLostInTheRaceOfDataAndCancellation) {
       const std::string end = co_await end_of(std::move(task));
       if (!end.empty()) ++cancelled;  // it had not begun
     }
-    EXPECT_EQ(cancelled, accepted);  // each of them is heard of
+    // Each of them is heard of; on several loops, unless the task ended on another one while it was asked.
+    EXPECT_LE(cancelled, accepted);
+    if (workers().size() == 1) {
+      EXPECT_EQ(cancelled, accepted);
+    }
     while (received < times) {
       const std::string rest = co_await wait_for(loop.sock_recv(other, times), 10s);
       received += static_cast<int>(rest.size());
@@ -417,7 +417,7 @@ TEST_P(SocketsTest, ClosedUnderAnOperation) {
     auto [one, other] = Socket::pair();
     const int number = other.fileno();
     auto receiving = create_task(loop.sock_recv(other, 10));
-    co_await sleep(1ms);  // it waits
+    co_await waits(receiving);
     other.close();
     EXPECT_EQ(other.fileno(), -1);
     const Socket next(AF_UNIX);
@@ -488,9 +488,10 @@ TEST(SocketsOfALoopThatEnds, WhatWaitsIsEnded) {
     const auto receive = [&]() -> Coroutine<> { static_cast<void>(co_await loop.sock_recv(other, 100)); };
     const auto accept = [&]() -> Coroutine<> { static_cast<void>(co_await loop.sock_accept(server)); };
     const auto start = [&]() -> Coroutine<> {
-      create_task(receive());
-      create_task(accept());
-      co_await sleep(1ms);
+      const auto receiving = create_task(receive());
+      const auto accepting = create_task(accept());
+      co_await waits(receiving);
+      co_await waits(accepting);
     };
     loop.run_until_complete(start());
     loop.close();

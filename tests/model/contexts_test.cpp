@@ -30,8 +30,6 @@ using ouro::model::Mutant;
 using ouro::model::Mutate;
 
 constexpr auto relaxed = std::memory_order_relaxed;
-constexpr auto acquire = std::memory_order_acquire;
-constexpr auto release = std::memory_order_release;
 
 // A value whose own memory says whether it is whole.
 struct Value {

@@ -113,7 +113,7 @@ TEST_F(OutOfMemoryTest, ATaskWithANameThrowsAndDestroysTheCoroutine) {
     const TaskOptions options{.name = "a name that does not fit into a small string"};
     run(loop.create_task(body(Counted(alive)), options));
   });
-  EXPECT_GT(failures, 1);
+  EXPECT_GT(failures, 0);  // of the text; what it lies in may come from the pool of frames
 }
 
 TEST_F(OutOfMemoryTest, ANestedFrameThrowsInTheCaller) {

@@ -1,29 +1,38 @@
 // Cancellation, timeouts, shields and task groups, in tasks that float: what asyncio's users rely on. A task that was
-// made may not have begun when its maker has yielded once, so that is waited for. The order is CPython 3.13's;
-// 3.11 and 3.12 differ in the end: their task group leaves the parent's count of cancellations at 1.
+// made may not have begun when its maker has yielded once, and one that was cancelled may be faster than who did it, so
+// that is waited for. The order is CPython 3.13's; 3.11 and 3.12 differ in the end: their task group leaves the parent's
+// count of cancellations at 1.
 #include <ouro/ouro.hpp>
 
+#include <atomic>
 #include <cstdio>
+#include <exception>
 #include <stdexcept>
 #include <string>
 
 using namespace std::chrono_literals;
 
-ouro::Coroutine<std::string> careful() {
+// `heard`: who cancelled it has said so; the two may be on different workers.
+ouro::Coroutine<std::string> careful(const std::atomic<bool>* heard = nullptr) {
+  std::exception_ptr cancelled;
   try {
     co_await ouro::sleep(10s);
   } catch (const ouro::CancelledError&) {
-    std::puts("cleaning up");
-    throw;
+    cancelled = std::current_exception();
   }
-  co_return "never";
+  if (!cancelled) co_return "never";
+  while (heard && !*heard) co_await ouro::sleep(0s);
+  std::puts("cleaning up");
+  std::rethrow_exception(cancelled);
 }
 
 ouro::Coroutine<> run() {
-  auto task = ouro::create_task(careful(), {.name = "careful"});
+  std::atomic<bool> heard = false;
+  auto task = ouro::create_task(careful(&heard), {.name = "careful"});
   while (task.get_stack().empty()) co_await ouro::sleep(0s);
   const bool accepted = task.cancel();
   std::printf("%s: cancel %d cancelling %d\n", std::string(task.get_name()).c_str(), accepted, task.cancelling());
+  heard = true;
   try {
     co_await task;
   } catch (const ouro::CancelledError&) {
