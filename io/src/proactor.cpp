@@ -395,11 +395,9 @@ void Proactor::finish(Operation& operation) noexcept {
 
 void Proactor::cancel(Operation& operation) noexcept {
   if (operation.state_ != Operation::State::submitted) return;
-  if (!attached()) {
-    // In a forked child the operation is the parent's, and stays as it is.
-    OURO_ASSERT(!ring_ || fork_count_ != forks.load(std::memory_order_relaxed));
-    return;
-  }
+  // In a forked child the operation is the parent's; a loop that is destroyed on another thread than the one that ran it
+  // ends its operations with finish(), or with the ring. Here there is no asking for it.
+  if (!attached()) return;
   operation.state_ = Operation::State::cancelling;
   const bool asked = backlog_.empty() && ring_->try_cancel(user_data_of(operation), for_cancel);
   OperationList::remove(operation);

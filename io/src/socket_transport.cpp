@@ -38,7 +38,7 @@
 //
 // Calls of the protocol see one context: a copy of that in which the connection or its server was made.
 //
-// Everything belongs to the loop's thread, but closing_ and lost_. Once it is lost the loop may be gone: a transport
+// Everything belongs to the loop's thread, but closing_, lost_, and the names with their lock. Once it is lost the loop may be gone: a transport
 // that is lost touches nothing of it. In a group its LoopState lives as long as that of any other loop.
 #include "socket_transport.hpp"
 
@@ -111,7 +111,7 @@ SocketTransport::SocketTransport(Network& network, Fd fd, std::shared_ptr<Stream
 
 SocketTransport::~SocketTransport() = default;
 
-SocketTransport::Rare& SocketTransport::rare() const {
+SocketTransport::Rare& SocketTransport::rare() {
   if (!rare_) rare_ = std::make_unique<Rare>();
   return *rare_;
 }
@@ -415,13 +415,12 @@ void SocketTransport::finish() {
     SocketTransport& transport;
     std::shared_ptr<SocketTransport> self;
     ~End() {
-      transport.fd_.reset();
+      transport.close_socket(self.use_count() > 1);
       transport.drop_retired();
       transport.protocol_.reset();
       if (transport.server_) std::exchange(transport.server_, nullptr)->detach();
     }
   } end{*this, std::move(self_)};
-  if (end.self.use_count() > 1) take_names();
   become_lost();
   network_.unlink(*this);
   call_and_report("protocol.connection_lost() failed", [this] { protocol_->connection_lost(error_); });
@@ -436,7 +435,7 @@ void SocketTransport::end() noexcept {
   drop_pieces();
   network_.unlink(*this);
   queue_.reset();
-  fd_.reset();
+  close_socket(false);
   drop_retired();
   protocol_.reset();
   server_.reset();
@@ -455,20 +454,31 @@ void SocketTransport::set_protocol(std::shared_ptr<StreamProtocol> protocol) {
   raise();  // when no callback runs any more those can go
 }
 
-// What the kernel can still say of the two ends.
-void SocketTransport::take_names() const noexcept {
-  try {
-    static_cast<void>(extra_info("sockname"));
-    static_cast<void>(extra_info("peername"));
-  } catch (...) {
-    // Without memory nothing is remembered.
+// `asked_for`: somebody may still ask for names, and what the kernel can say of them it can say for the last time.
+void SocketTransport::close_socket(bool asked_for) noexcept {
+  Fd closes;
+  const SpinLock::Hold hold(names_lock_);
+  if (asked_for) {
+    try {
+      static_cast<void>(name_of("sockname"));
+      static_cast<void>(name_of("peername"));
+    } catch (...) {
+      // Without memory nothing is remembered.
+    }
   }
+  closes = std::move(fd_);
 }
 
 std::any SocketTransport::extra_info(std::string_view name) const {
+  const SpinLock::Hold hold(names_lock_);
   if (name == "socket") return fd_ ? std::any(TransportSocket(fd_.get())) : std::any();
   if (name != "peername" && name != "sockname") return {};
-  std::optional<Address>& known = name == "peername" ? rare().peername : rare().sockname;
+  return name_of(name);
+}
+
+std::any SocketTransport::name_of(std::string_view name) const {
+  if (!names_) names_ = std::make_unique<Names>();
+  std::optional<Address>& known = name == "peername" ? names_->peername : names_->sockname;
   if (!known && fd_) {
     sockaddr_storage storage;
     socklen_t length = sizeof storage;

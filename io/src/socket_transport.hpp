@@ -19,6 +19,7 @@
 #include <ouro/runtime/detail/atomic.hpp>
 #include <ouro/runtime/detail/context_state.hpp>
 #include <ouro/runtime/detail/loop_event.hpp>
+#include <ouro/runtime/detail/spin_lock.hpp>
 #include <ouro/runtime/exceptions.hpp>
 
 #include "fd.hpp"
@@ -76,7 +77,10 @@ class SocketTransport final : public Transport,
   struct Rare {
     std::string backlog;                                   // received, but reading was paused
     std::vector<std::shared_ptr<StreamProtocol>> retired;  // replaced, perhaps by callbacks of theirs that still run
-    std::optional<Address> peername, sockname;             // once somebody asked
+  };
+  // Once somebody has asked.
+  struct Names {
+    std::optional<Address> peername, sockname;
   };
 
   std::any extra_info(std::string_view name) const override;
@@ -124,8 +128,9 @@ class SocketTransport final : public Transport,
   bool settle();
   void finish();
   void drop_retired() noexcept;
-  void take_names() const noexcept;
-  Rare& rare() const;
+  void close_socket(bool asked_for) noexcept;
+  std::any name_of(std::string_view name) const;
+  Rare& rare();
 
   Network& network_;  // until it is lost
   EventLoop& loop_;   // likewise
@@ -135,7 +140,8 @@ class SocketTransport final : public Transport,
   const CellRef context_;
   std::exception_ptr error_;
   std::unique_ptr<SendQueue> queue_;
-  mutable std::unique_ptr<Rare> rare_;
+  std::unique_ptr<Rare> rare_;
+  mutable std::unique_ptr<Names> names_;  // under names_lock_
   SocketTransport* next_ = nullptr;  // of the loop's
   SocketTransport* previous_ = nullptr;
   std::size_t low_ = 16 * 1024;
@@ -145,7 +151,8 @@ class SocketTransport final : public Transport,
   int write_error_ = 0;
   ReceiveBuffers::List pieces_;  // received, and not passed on yet
   std::uint8_t dropped_writes_ = 0;
-  // For other threads too.
+  // For other threads too. Under the lock anybody may ask for names, and the descriptor is closed.
+  mutable SpinLock names_lock_;
   Atomic<bool> closing_{false};      // relaxed: a hint
   Atomic<bool> lost_{false};         // connection_lost() has been called, or never will be; see become_lost()
   bool aborted_ : 1 = false;         // nothing is sent any more

@@ -208,6 +208,8 @@ const SyncKind ReaderState::reading = ListWaiter::kind_of(
         reader.refused_ = true;
         return nullptr;
       }
+      // Since read_now() has searched another worker's read may have taken what is in front.
+      if (self.is_shared()) reader.request_.searched = 0;
       if (self.look(reader.request_).kind != Verdict::Kind::wait || self.exception_) {
         self.woken_.push_back(waiter);
         return nullptr;
@@ -225,11 +227,11 @@ void ReaderState::wake_reader(Wakes& wakes) noexcept {
 
 void ReaderState::resume_transport() noexcept {
   if (!paused_) return;
-  paused_ = false;
   try {
     if (transport_) transport_->resume_reading();
+    paused_ = false;
   } catch (...) {
-    // The transport's loop is closed, or without memory: nothing comes any more.
+    // Without memory for a message to the transport's loop: the next read tries again.
   }
 }
 

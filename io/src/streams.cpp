@@ -8,6 +8,8 @@
 #include <ouro/io/policies.hpp>
 #include <ouro/runtime/exceptions.hpp>
 
+#include "network.hpp"
+
 namespace ouro {
 
 namespace detail {
@@ -61,14 +63,32 @@ void FlowState::lost(std::exception_ptr error) noexcept {
 
 bool FlowState::is_full() const noexcept { return paused_ || kept_.size() > kept_max; }
 
-bool FlowState::add(std::span<const std::span<const std::byte>> pieces) {
-  const Hold hold(*this);
+bool FlowState::keep(std::span<const std::span<const std::byte>> pieces) {
   if (lost_) return false;
+  if (ended_) throw RuntimeError("Cannot call write() after write_eof()");
   for (const auto piece : pieces) kept_.append(reinterpret_cast<const char*>(piece.data()), piece.size());
-  return !kept_.empty() && !std::exchange(flush_is_due_, true);
+  return !kept_.empty() && !flush_is_due_;
 }
 
+void FlowState::end() noexcept {
+  const Hold hold(*this);
+  ended_ = true;
+}
+
+void FlowState::wake_drainers() noexcept {
+  Wakes wakes;
+  const Hold hold(*this);
+  if (!is_full()) wake_all(drainers_, wakes);
+}
+
+// Who waits for it is woken even if the transport refuses it.
 void FlowState::flush(Transport& transport) {
+  struct Wake {
+    FlowState* flow;
+    ~Wake() {
+      if (flow) flow->wake_drainers();
+    }
+  } wake{nullptr};
   std::string kept;
   {
     const Hold hold(*this);
@@ -76,10 +96,8 @@ void FlowState::flush(Transport& transport) {
     flush_is_due_ = false;
     kept = std::exchange(kept_, std::string());
   }
+  wake.flow = this;
   transport.write_soon(std::as_bytes(std::span(kept)));
-  Wakes wakes;
-  const Hold hold(*this);
-  if (!is_full()) wake_all(drainers_, wakes);
 }
 
 void FlowState::throw_lost() const {
@@ -119,7 +137,8 @@ void DrainAwaiter::await_resume() {
   resume();
   auto& flow = static_cast<FlowState&>(*object_);
   const FlowState::Hold hold(flow);
-  if (flow.lost_) flow.throw_lost();
+  // Of one that was lost without an error since it began to wait all was sent.
+  if (flow.lost_ && (flow.error_ || closing_)) flow.throw_lost();
 }
 
 bool ClosedAwaiter::await_ready() const noexcept {
@@ -184,9 +203,7 @@ void StreamWriter::writelines(std::span<const std::span<const std::byte>> pieces
     for (const auto piece : pieces) transport_->write_soon(piece);
     return;
   }
-  if (!protocol_->flow_.add(pieces)) return;
-  auto flush = [transport = transport_, protocol = protocol_] { protocol->flow_.flush(*transport); };
-  transport_->get_loop().call_soon_threadsafe(std::move(flush));
+  protocol_->flow_.add(pieces, [this] { do_there([](Transport&) {}); });
 }
 
 void StreamWriter::writelines(std::span<const std::string_view> pieces) {
@@ -202,15 +219,25 @@ detail::DrainAwaiter StreamWriter::drain() noexcept {
 
 detail::ClosedAwaiter StreamWriter::wait_closed() noexcept { return detail::ClosedAwaiter(protocol_->flow_); }
 
-// What was written elsewhere is on its way to the transport's loop before the close is.
+// On the transport's loop, soon, behind what was written up to then.
+template <class F>
+void StreamWriter::do_there(F f) {
+  detail::call_at_home(protocol_->flow_.home(), [transport = transport_, protocol = protocol_, f] {
+    protocol->flow_.flush(*transport);
+    f(*transport);
+  });
+}
+
 void StreamWriter::write_eof() {
-  static_cast<void>(writes_here());
-  transport_->write_eof();
+  const bool here = writes_here();
+  protocol_->flow_.end();
+  if (here) return transport_->write_eof();
+  do_there([](Transport& transport) { transport.write_eof(); });
 }
 
 void StreamWriter::close() {
-  static_cast<void>(writes_here());
-  transport_->close();
+  if (writes_here()) return transport_->close();
+  do_there([](Transport& transport) { transport.close(); });
 }
 
 // ---- StreamReaderProtocol ----
@@ -326,7 +353,7 @@ Coroutine<> handle_streams(std::shared_ptr<StreamHandler> handler, std::shared_p
   }
   if (!error) co_return;
   report_handler(transport->get_loop(), error);
-  transport->close();
+  writer.close();
 }
 
 class StreamServerProtocol final : public StreamReaderProtocol,

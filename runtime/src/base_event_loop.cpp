@@ -167,6 +167,7 @@ void BaseEventLoop::run_turns() {
     if (none_found()) run_ready();
     late = s.budget == 0;
   } while (!stopping_);
+  parker_->poll();  // what was begun in the last turn is not left lying until the next run
   if (s.interrupt) std::rethrow_exception(std::exchange(s.interrupt, nullptr));
 }
 

@@ -185,6 +185,7 @@ void BaseEventLoop::run_group_turns() {
       if (finished) break;
     }
   } while (!stopping_);
+  parker_->poll();  // what was begun in the last turn is not left lying until the next run
   if (s.interrupt) std::rethrow_exception(std::exchange(s.interrupt, nullptr));
 }
 

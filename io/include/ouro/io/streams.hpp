@@ -91,15 +91,19 @@ class OURO_EXPORT StreamReader {
 
   // All that comes until the other side ends. If cancelled: as above, of all that follow too.
   auto read() { return reading<std::string>({.want = Want::all}); }
-  // As soon as there is something, up to `bytes` bytes of it; none at the end. If cancelled: as read().
-  auto read(std::size_t bytes) { return reading<std::string>({.want = Want::some, .bytes = bytes}); }
+  // As soon as there is something, up to `bytes` bytes of it; none at the end. As in asyncio, -1 is the same as read().
+  // If cancelled: as read().
+  auto read(std::size_t bytes) {
+    return reading<std::string>({.want = bytes == static_cast<std::size_t>(-1) ? Want::all : Want::some, .bytes = bytes});
+  }
   // Exactly so many, be it more than the limit.
   // Throws: IncompleteReadError at the end, when what there was has been taken. If cancelled: as read().
   auto readexactly(std::size_t bytes) { return reading<std::string>({.want = Want::exactly, .bytes = bytes}); }
   // Up to the end of the line, which is given too; what is left at the end of all; the empty string behind that.
   // Throws: ValueError for a line beyond the limit: it, or what there is of it, is dropped. If cancelled: as read().
   auto readline() { return reading<std::string>({.want = Want::line}); }
-  // Up to the separator, which is given too; of several, up to the one that ends first.
+  // Up to the separator, which is given too; of several, up to the one that ends first. (g++ 12 takes no braces inside a
+  // co_await: give it an array that has a name.)
   // Throws: IncompleteReadError at the end, when what there was has been taken; LimitOverrunError; ValueError for an
   // empty separator. If cancelled: as read().
   auto readuntil(char separator = '\n') {
@@ -110,6 +114,9 @@ class OURO_EXPORT StreamReader {
   }
   auto readuntil(std::span<const std::string_view> separators) {
     return reading<std::string>({.want = Want::until, .separators = separators});
+  }
+  auto readuntil(std::initializer_list<std::string_view> separators) {
+    return readuntil(std::span(separators.begin(), separators.size()));
   }
   // The next line, or nothing at the end: `while (auto line = co_await reader.next())`. So a reader can be the source
   // of a map(). Throws: as readline(). If cancelled: as read().
@@ -133,6 +140,9 @@ class OURO_EXPORT StreamReader {
   }
   auto readuntil_view(std::span<const std::string_view> separators) {
     return reading<std::string_view>({.want = Want::until, .separators = separators});
+  }
+  auto readuntil_view(std::initializer_list<std::string_view> separators) {
+    return readuntil_view(std::span(separators.begin(), separators.size()));
   }
 
   // The other side has ended, and all was read.
@@ -211,6 +221,8 @@ class OURO_EXPORT StreamWriter {
 
  private:
   bool writes_here();
+  template <class F>
+  void do_there(F f);
 
   std::shared_ptr<Transport> transport_;
   std::shared_ptr<StreamReaderProtocol> protocol_;

@@ -159,12 +159,19 @@ class OURO_EXPORT FlowState : public SyncState {
   void resume() noexcept;
   void lost(std::exception_ptr error) noexcept;
 
-  // Whether the caller is on the transport's loop.
+  // The transport's loop. Requires: made(). Lifetime: as long as any loop of the group.
+  LoopState& home() const noexcept { return *on_; }
+  // Whether the caller is on it.
   bool is_here() const noexcept { return !is_shared() || running_state() == on_; }
-  // Keeps it for flush(). True: nobody else has asked for one.
-  bool add(std::span<const std::span<const std::byte>> pieces);
+  // Elsewhere: keeps it, and calls `ask`, which asks the transport's loop for a flush(), unless another one is on its
+  // way. It is called under the lock: a close() that follows comes behind it, whoever has asked.
+  // Throws: RuntimeError after end(); what `ask` throws, and std::bad_alloc: nothing is kept then.
+  template <class Ask>
+  void add(std::span<const std::span<const std::byte>> pieces, Ask ask);
   // On the transport's loop. Sends what was kept.
   void flush(Transport& transport);
+  // Nothing may be written any more.
+  void end() noexcept;
 
   static const SyncKind draining;
   static const SyncKind closing;
@@ -173,7 +180,10 @@ class OURO_EXPORT FlowState : public SyncState {
   friend class DrainAwaiter;
   friend class ClosedAwaiter;
 
+  // True: a flush has to be asked for.
+  bool keep(std::span<const std::span<const std::byte>> pieces);
   bool is_full() const noexcept;
+  void wake_drainers() noexcept;
   void wake_all(WaitList& waiters, Wakes& wakes) noexcept;
   // Throws: what ended the connection, or ConnectionResetError.
   [[noreturn]] void throw_lost() const;
@@ -186,7 +196,21 @@ class OURO_EXPORT FlowState : public SyncState {
   bool paused_ = false;
   bool lost_ = false;
   bool flush_is_due_ = false;
+  bool ended_ = false;
 };
+
+template <class Ask>
+void FlowState::add(std::span<const std::span<const std::byte>> pieces, Ask ask) {
+  const Hold hold(*this);
+  const std::size_t before = kept_.size();
+  try {
+    if (keep(pieces)) ask();
+  } catch (...) {
+    kept_.resize(before);
+    throw;
+  }
+  flush_is_due_ = !kept_.empty();
+}
 
 class OURO_EXPORT DrainAwaiter final : public ListWaiter {
  public:
