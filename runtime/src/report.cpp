@@ -1,8 +1,11 @@
 // Errors that have no caller to go to: the exception handler, and what it writes without one.
 #include "report.hpp"
 
+#include <cxxabi.h>
+
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <typeinfo>
 
@@ -11,6 +14,17 @@
 
 namespace ouro {
 namespace detail {
+
+namespace {
+
+void print_type(const std::type_info& type) noexcept {
+  int status = 0;
+  char* const name = abi::__cxa_demangle(type.name(), nullptr, nullptr, &status);
+  std::fprintf(stderr, "  %s: ", name ? name : type.name());
+  std::free(name);
+}
+
+}  // namespace
 
 void print_error(const ExceptionContext& context) noexcept {
   std::fprintf(stderr, "ouro: %s\n",
@@ -24,7 +38,8 @@ void print_error(const ExceptionContext& context) noexcept {
   try {
     std::rethrow_exception(context.exception);
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "  %s: %s\n", typeid(error).name(), error.what());
+    print_type(typeid(error));
+    std::fprintf(stderr, "%s\n", error.what());
   } catch (const CancelledError& error) {
     std::fprintf(stderr, "  CancelledError: %s\n", error.message().c_str());
   } catch (...) {

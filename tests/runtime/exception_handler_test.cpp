@@ -109,12 +109,15 @@ TEST_F(ExceptionHandler, WritesWhateverItIsGiven) {
   context.message = "a message";
   context.exception = std::make_exception_ptr(CancelledError("a cancellation"));
   loop().default_exception_handler(context);
+  context.exception = std::make_exception_ptr(ValueError("a value"));
+  loop().default_exception_handler(context);
   context.exception = std::make_exception_ptr(17);
   loop().default_exception_handler(context);
   const std::string text = testing::internal::GetCapturedStderr();
   EXPECT_TRUE(contains(text, "Unhandled exception in event loop")) << text;
   EXPECT_TRUE(contains(text, "a message")) << text;
   EXPECT_TRUE(contains(text, "a cancellation")) << text;
+  EXPECT_TRUE(contains(text, "  ouro::ValueError: a value\n")) << text;
   EXPECT_TRUE(contains(text, "no std::exception")) << text;
 }
 
