@@ -395,8 +395,8 @@ void Proactor::finish(Operation& operation) noexcept {
 
 void Proactor::cancel(Operation& operation) noexcept {
   if (operation.state_ != Operation::State::submitted) return;
-  // In a forked child the operation is the parent's; a loop that is destroyed on another thread than the one that ran it
-  // ends its operations with finish(), or with the ring. Here there is no asking for it.
+  // In a forked child the operation is the parent's; a loop that is destroyed on another thread than the one that ran
+  // it ends its operations with finish(), or with the ring. Here there is no asking for it.
   if (!attached()) return;
   operation.state_ = Operation::State::cancelling;
   const bool asked = backlog_.empty() && ring_->try_cancel(user_data_of(operation), for_cancel);

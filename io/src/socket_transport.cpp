@@ -38,8 +38,9 @@
 //
 // Calls of the protocol see one context: a copy of that in which the connection or its server was made.
 //
-// Everything belongs to the loop's thread, but closing_, lost_, and the names with their lock. Once it is lost the loop may be gone: a transport
-// that is lost touches nothing of it. In a group its LoopState lives as long as that of any other loop.
+// Everything belongs to the loop's thread, but closing_, lost_, and the names with their lock. Once it is lost the loop
+// may be gone: a transport that is lost touches nothing of it. In a group its LoopState lives as long as that of any
+// other loop.
 #include "socket_transport.hpp"
 
 #include <poll.h>

@@ -142,7 +142,7 @@ class SocketTransport final : public Transport,
   std::unique_ptr<SendQueue> queue_;
   std::unique_ptr<Rare> rare_;
   mutable std::unique_ptr<Names> names_;  // under names_lock_
-  SocketTransport* next_ = nullptr;  // of the loop's
+  SocketTransport* next_ = nullptr;       // of the loop's
   SocketTransport* previous_ = nullptr;
   std::size_t low_ = 16 * 1024;
   std::size_t high_ = 64 * 1024;

@@ -94,7 +94,8 @@ class OURO_EXPORT StreamReader {
   // As soon as there is something, up to `bytes` bytes of it; none at the end. As in asyncio, -1 is the same as read().
   // If cancelled: as read().
   auto read(std::size_t bytes) {
-    return reading<std::string>({.want = bytes == static_cast<std::size_t>(-1) ? Want::all : Want::some, .bytes = bytes});
+    const bool all = bytes == static_cast<std::size_t>(-1);
+    return reading<std::string>({.want = all ? Want::all : Want::some, .bytes = bytes});
   }
   // Exactly so many, be it more than the limit.
   // Throws: IncompleteReadError at the end, when what there was has been taken. If cancelled: as read().
@@ -102,8 +103,8 @@ class OURO_EXPORT StreamReader {
   // Up to the end of the line, which is given too; what is left at the end of all; the empty string behind that.
   // Throws: ValueError for a line beyond the limit: it, or what there is of it, is dropped. If cancelled: as read().
   auto readline() { return reading<std::string>({.want = Want::line}); }
-  // Up to the separator, which is given too; of several, up to the one that ends first. (g++ 12 takes no braces inside a
-  // co_await: give it an array that has a name.)
+  // Up to the separator, which is given too; of several, up to the one that ends first. (g++ 12 takes no braces inside
+  // a co_await: give it an array that has a name.)
   // Throws: IncompleteReadError at the end, when what there was has been taken; LimitOverrunError; ValueError for an
   // empty separator. If cancelled: as read().
   auto readuntil(char separator = '\n') {
