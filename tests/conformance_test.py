@@ -14,7 +14,7 @@ from pathlib import Path
 
 # Runners, the loop, its exception handler, policies, futures, tasks, cancellation; shield, gather and the other waits;
 # timeouts and task groups; eager tasks; locks; queues; executors; readers and sockets; addresses, races of
-# connections, connections, servers, stream transports and streams; contexts.
+# connections, connections, servers, stream transports, datagrams and streams; contexts.
 # The numbers are asyncio's behaviours as the project counts them; those that are left out were never given.
 BEHAVIOURS = [
     *range(1, 8), *range(9, 23),
@@ -34,10 +34,11 @@ BEHAVIOURS = [
     335, 336, *range(338, 341), *range(342, 354), 355,
     *range(356, 365), 366, 368,
     *range(370, 374), *range(375, 394),
+    *range(394, 398), 399, 400, 402, 403,
     *range(404, 417),
     480, 481, 482,
 ]
-# Those of datagrams and processes come later.
+# Those of processes come later.
 TRAPS = [*range(1, 24), 25, *range(27, 33)]
 STATUSES = ("tested", "differs", "n/a", "later")
 LATER = ("Work stealing", "Coordination", "The network", "Child processes, pipes, signals and files")

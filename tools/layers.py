@@ -40,10 +40,11 @@ IO = [
     ("I0", ["errors", "addresses", "fd", "ring", "cgroup", "processors", "ring_buffers"]),
     ("I1", ["detail/operation", "ring.cpp", "ring_requests", "proactor", "detail/io_wait", "sockets",
             "sockets.cpp", "protocols", "transports", "servers", "detail/stream_state"]),
-    ("I2", ["resolver", "detail/happy_eyeballs", "detail/connections"]),
+    ("I2", ["resolver", "detail/happy_eyeballs", "detail/connections", "datagrams"]),
     ("I3", ["detail/watchers", "event_loop", "io_wait.cpp", "watchers.cpp"]),
-    ("I4", ["network", "server_state", "send_queue", "socket_transport", "network.cpp", "send_queue.cpp",
-            "socket_sending", "listener", "servers.cpp", "connections.cpp"]),
+    ("I4", ["network", "server_state", "send_queue", "socket_transport", "datagram_endpoint",
+            "network.cpp", "send_queue.cpp", "socket_sending", "datagram_sending", "listener", "servers.cpp",
+            "connections.cpp", "datagrams.cpp"]),
     ("I5", ["policies", "event_loop.cpp", "runners", "crew", "runners.cpp", "streams",
             "stream_reader"]),
     ("I6", ["ouro"]),
@@ -53,7 +54,7 @@ PRIVATE = {"runtime": {"timer_wheel", "inject_queue", "steal_deque", "idle_worke
                        "registry", "worker", "shared", "turns", "barrier", "gather_shared", "group_walk",
                        "task_group_state", "wait_graph", "quiet_gate", "context_map"},
            "io": {"fd", "cgroup", "ring", "ring_buffers", "proactor", "network", "server_state", "send_queue",
-                  "socket_transport", "crew"}}
+                  "socket_transport", "datagram_endpoint", "crew"}}
 
 WIDTH = 120
 LINES = {"header": 450, "source": 500, "test": 600}

@@ -158,14 +158,13 @@ Server finish_server(EventLoop& loop, std::shared_ptr<ServerState> state, const 
   return Server(std::move(state));
 }
 
-// What an earlier server left behind.
-void remove_stale_file(const std::string& path) {
+}  // namespace
+
+void remove_stale_file(const std::string& path) noexcept {
   struct stat file;
   if (path.empty() || path.front() == '\0' || ::stat(path.c_str(), &file) != 0 || !S_ISSOCK(file.st_mode)) return;
   ::unlink(path.c_str());
 }
-
-}  // namespace
 
 Coroutine<Server> serve_hosts(EventLoop& loop, ProtocolFactory factory, std::vector<std::string> hosts, int port,
                               ServerOptions options) {

@@ -5,6 +5,7 @@
 #include <ouro/io/event_loop.hpp>
 #include <ouro/runtime/exceptions.hpp>
 
+#include "datagram_endpoint.hpp"
 #include "proactor.hpp"
 #include "server_state.hpp"
 #include "socket_transport.hpp"
@@ -19,20 +20,28 @@ constexpr std::size_t scratch_bytes = 64 * 1024;
 
 Network::~Network() {
   while (transports_) transports_->end();
+  while (endpoints_) endpoints_->end();
   for (const auto& server : servers_) server->end();
 }
 
-void Network::link(SocketTransport& transport) noexcept {
-  transport.next_ = transports_;
-  if (transports_) transports_->previous_ = &transport;
-  transports_ = &transport;
+template <class T>
+void Network::link_before(T*& first, T& transport) noexcept {
+  transport.next_ = first;
+  if (first) first->previous_ = &transport;
+  first = &transport;
 }
 
-void Network::unlink(SocketTransport& transport) noexcept {
-  (transport.previous_ ? transport.previous_->next_ : transports_) = transport.next_;
+template <class T>
+void Network::unlink_from(T*& first, T& transport) noexcept {
+  (transport.previous_ ? transport.previous_->next_ : first) = transport.next_;
   if (transport.next_) transport.next_->previous_ = transport.previous_;
   transport.next_ = transport.previous_ = nullptr;
 }
+
+void Network::link(SocketTransport& transport) noexcept { link_before(transports_, transport); }
+void Network::unlink(SocketTransport& transport) noexcept { unlink_from(transports_, transport); }
+void Network::link(DatagramEndpoint& endpoint) noexcept { link_before(endpoints_, endpoint); }
+void Network::unlink(DatagramEndpoint& endpoint) noexcept { unlink_from(endpoints_, endpoint); }
 
 std::vector<std::shared_ptr<SocketTransport>> Network::connections_of(const ServerState& server) const {
   std::vector<std::shared_ptr<SocketTransport>> connections;

@@ -6,6 +6,7 @@
 #include <memory>
 #include <source_location>
 #include <span>
+#include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -16,6 +17,7 @@
 
 namespace ouro::detail {
 
+class DatagramEndpoint;
 class Proactor;
 class ServerState;
 class SocketTransport;
@@ -29,6 +31,8 @@ class Network {
 
   void link(SocketTransport& transport) noexcept;
   void unlink(SocketTransport& transport) noexcept;
+  void link(DatagramEndpoint& endpoint) noexcept;
+  void unlink(DatagramEndpoint& endpoint) noexcept;
   // The connections of a server that there are now.
   std::vector<std::shared_ptr<SocketTransport>> connections_of(const ServerState& server) const;
 
@@ -52,7 +56,13 @@ class Network {
   Cork cork;
 
  private:
+  template <class T>
+  static void link_before(T*& first, T& transport) noexcept;
+  template <class T>
+  static void unlink_from(T*& first, T& transport) noexcept;
+
   SocketTransport* transports_ = nullptr;
+  DatagramEndpoint* endpoints_ = nullptr;
   std::vector<std::shared_ptr<ServerState>> servers_;
   std::unique_ptr<std::byte[]> scratch_;
 };
@@ -66,6 +76,9 @@ void call_at_home(LoopState& home, F&& f) {
   CallbackNode* const node = Node::make(home, std::source_location::current(), true, std::forward<F>(f));
   if (!post_to(home, *node)) node->abandon();
 }
+
+// Removes the file of a unix socket that is no more: what an earlier server or endpoint left behind.
+void remove_stale_file(const std::string& path) noexcept;
 
 // The loop's, which is made when it is first asked for.
 // Throws: RuntimeError for a loop without a ring.

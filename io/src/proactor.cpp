@@ -155,6 +155,7 @@ void Proactor::leave_ring(Ring::Closer closer) noexcept {
   ring_.reset();
   wake_armed_ = false;
   receives_many_.reset();
+  receives_many_datagrams_.reset();
 }
 
 // In a forked child: everything that the parent shares with us is replaced.
@@ -368,14 +369,24 @@ void Proactor::receive_multishot(Operation& operation, int fd) {
   started(operation);
 }
 
-bool Proactor::receives_many() {
-  if (OURO_UNLIKELY(!attached())) attach();
-  if (OURO_UNLIKELY(!receives_many_)) {
-    if (ring_->features().multishot_receive && !buffers_) buffers_ = std::make_unique<ReceiveBuffers>();
-    receives_many_ = ring_->features().multishot_receive && buffers_->attach(*ring_);
-  }
-  return *receives_many_;
+void Proactor::receive_message_multishot(Operation& operation, int fd, msghdr* message) {
+  start(operation);
+  ring_->receive_message_multishot(user_data_of(operation), fd, message, DatagramBuffers::group);
+  started(operation);
 }
+
+template <class Buffers>
+bool Proactor::has_buffers(std::unique_ptr<Buffers>& buffers, std::optional<bool>& known) {
+  if (OURO_UNLIKELY(!attached())) attach();
+  if (OURO_UNLIKELY(!known)) {
+    if (ring_->features().multishot_receive && !buffers) buffers = std::make_unique<Buffers>();
+    known = ring_->features().multishot_receive && buffers->attach(*ring_);
+  }
+  return *known;
+}
+
+bool Proactor::receives_many() { return has_buffers(buffers_, receives_many_); }
+bool Proactor::receives_many_datagrams() { return has_buffers(datagram_buffers_, receives_many_datagrams_); }
 
 void Proactor::finish(Operation& operation) noexcept {
   if (attached()) {

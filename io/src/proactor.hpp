@@ -75,6 +75,11 @@ class Proactor final : public Parker {
   // True if the kernel has receive_multishot(), and buffers for it. The loop's thread; makes the ring, and the buffers.
   bool receives_many();
   ReceiveBuffers& buffers() noexcept { return *buffers_; }
+  // The same with datagrams and datagram_buffers(). `message`: its datagram_name_bytes, and nothing else.
+  // Lifetime: the message, until the last CQE.
+  void receive_message_multishot(Operation& operation, int fd, msghdr* message);
+  bool receives_many_datagrams();
+  DatagramBuffers& datagram_buffers() noexcept { return *datagram_buffers_; }
 
   // Asks the kernel to end `operation` early. It ends with its last CQE as ever, which may bring a success that was
   // faster. Asking again, or asking for one that is not in flight, does nothing.
@@ -99,6 +104,8 @@ class Proactor final : public Parker {
   void make_ring();
   void leave_ring(Ring::Closer closer) noexcept;
   void renew_after_fork();
+  template <class Buffers>
+  bool has_buffers(std::unique_ptr<Buffers>& buffers, std::optional<bool>& known);
 
   void start(Operation& operation);
   void started(Operation& operation) noexcept;
@@ -125,6 +132,8 @@ class Proactor final : public Parker {
   unsigned quiet_polls_ = 0;
   std::unique_ptr<ReceiveBuffers> buffers_;  // pieces in them outlive the ring
   std::optional<bool> receives_many_;        // of ring_, once somebody asked
+  std::unique_ptr<DatagramBuffers> datagram_buffers_;
+  std::optional<bool> receives_many_datagrams_;
   Counter enters_;
   bool wake_armed_ = false;  // a poll request for wake_fd_ is in the ring
   int wake_error_ = 0;       // errno of that request, until a turn reports it

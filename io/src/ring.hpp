@@ -100,11 +100,13 @@ class Ring {
   void receive_message(std::uint64_t user_data, int fd, msghdr* message, int flags);
   void send_message(std::uint64_t user_data, int fd, const msghdr* message, int flags);
 
-  // Each of its CQEs is a connection, or a piece in a buffer of the group. Requires: the feature of the name.
+  // Each of its CQEs is a connection, or a piece or a datagram in a buffer of the group.
+  // Requires: the feature of the name; for datagrams multishot_receive.
   void accept_multishot(std::uint64_t user_data, int fd, int flags);
   void receive_multishot(std::uint64_t user_data, int fd, unsigned short group);
+  void receive_message_multishot(std::uint64_t user_data, int fd, msghdr* message, unsigned short group);
 
-  // Lets the kernel take buffers for receive_multishot from a ring of io_uring_buf in memory that is aligned to a page.
+  // Lets the kernel take buffers for these two from a ring of io_uring_buf in memory that is aligned to a page.
   // False if it refuses. Lifetime: the memory, until the ring is closed.
   [[nodiscard]] bool register_buffers(void* memory, unsigned entries, unsigned short group) noexcept;
 

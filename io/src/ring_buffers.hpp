@@ -5,7 +5,12 @@
 // its transport, until that gives it back. Transports pass pieces on in the turn in which they came, or copy them, so
 // the kernel never waits for long; a connection that sends without end gets what there is, and no more. They are as
 // many as are ready in one turn of a busy loop, and few enough to stay in the processor's cache.
+//
+// Datagrams have buffers of their own, each for the largest that UDP has, with what the kernel says of it before: 4.25
+// MiB of addresses once a loop has an endpoint, of which a page each is memory if the datagrams are small.
 #pragma once
+
+#include <sys/socket.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -16,18 +21,20 @@ namespace ouro::detail {
 
 class Ring;
 
-class ReceiveBuffers {
+// `group_number`: by which the kernel knows them.
+template <unsigned short group_number, unsigned how_many, std::size_t bytes_each>
+class BufferGroup {
  public:
-  static constexpr unsigned short group = 0;
-  static constexpr unsigned count = 128;
-  static constexpr std::size_t size = 16 * 1024;
+  static constexpr unsigned short group = group_number;
+  static constexpr unsigned count = how_many;
+  static constexpr std::size_t size = bytes_each;
   static constexpr std::uint16_t none = 0xffff;
 
   // Throws: OSError.
-  ReceiveBuffers();
-  ~ReceiveBuffers();
-  ReceiveBuffers(const ReceiveBuffers&) = delete;
-  ReceiveBuffers& operator=(const ReceiveBuffers&) = delete;
+  BufferGroup();
+  ~BufferGroup();
+  BufferGroup(const BufferGroup&) = delete;
+  BufferGroup& operator=(const BufferGroup&) = delete;
 
   // Gives the kernel all that hold no piece, for this ring. False if it refuses.
   bool attach(Ring& ring) noexcept;
@@ -62,5 +69,24 @@ class ReceiveBuffers {
   void* shared_ = nullptr;       // the ring of those that are the kernel's
   Piece pieces_[count] = {};
 };
+
+using ReceiveBuffers = BufferGroup<0, 128, 16 * 1024>;
+using DatagramBuffers = BufferGroup<1, 64, 68 * 1024>;
+extern template class BufferGroup<ReceiveBuffers::group, ReceiveBuffers::count, ReceiveBuffers::size>;
+extern template class BufferGroup<DatagramBuffers::group, DatagramBuffers::count, DatagramBuffers::size>;
+
+// A datagram, where it lies. Lifetime: the buffer's.
+struct ReceivedDatagram {
+  std::span<const std::byte> data;
+  const sockaddr* from;
+  std::size_t from_bytes;
+  bool truncated;
+};
+
+// So much room for the sender is before the data of each: what a multishot request is told.
+inline constexpr std::size_t datagram_name_bytes = 112;
+
+// What a piece of DatagramBuffers holds.
+ReceivedDatagram datagram_in(std::span<const std::byte> piece) noexcept;
 
 }  // namespace ouro::detail

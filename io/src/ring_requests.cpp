@@ -84,4 +84,12 @@ void Ring::receive_multishot(std::uint64_t user_data, int fd, unsigned short gro
   sqe.user_data = user_data;
 }
 
+void Ring::receive_message_multishot(std::uint64_t user_data, int fd, msghdr* message, unsigned short group) {
+  io_uring_sqe& sqe = operation_sqe();
+  ::io_uring_prep_recvmsg_multishot(&sqe, fd, message, 0);
+  sqe.flags |= IOSQE_BUFFER_SELECT;
+  sqe.buf_group = group;
+  sqe.user_data = user_data;
+}
+
 }  // namespace ouro::detail

@@ -17,6 +17,10 @@ bool detail::StreamProtocol::eof_received() { return false; }
 
 void Protocol::data_received(std::span<const std::byte>) {}
 
+void DatagramProtocol::connection_made(DatagramTransport&) {}
+void DatagramProtocol::datagram_received(std::span<const std::byte>, const Address&) {}
+void DatagramProtocol::error_received(std::exception_ptr) {}
+
 BaseTransport::~BaseTransport() = default;
 
 void WriteTransport::writelines(std::span<const std::string_view> pieces) {

@@ -477,6 +477,29 @@ ouro::Coroutine<> transports() {
   co_await ouro::wait(ends);
 }
 
+// ---- Datagrams ----
+
+class Note : public ouro::DatagramProtocol {
+ public:
+  void datagram_received(std::span<const std::byte> data, const ouro::Address&) override { heard += data.size(); }
+  std::size_t heard = 0;
+};
+
+ouro::Coroutine<> datagrams() {
+  ouro::EventLoop& loop = ouro::get_running_loop();
+  const auto factory = [] { return std::make_unique<Note>(); };
+  auto [there, note] = co_await loop.create_datagram_endpoint(factory, {.local = {"localhost", 0}});
+  const ouro::Address address = there->getsockname();
+  auto [transport, protocol] = co_await loop.create_datagram_endpoint(factory, {.remote = address});
+  transport->sendto("hello");
+  transport->sendto("hello", address);
+  while (note->heard != 10) co_await ouro::sleep(0s);
+  check(transport->getpeername() == address, "getpeername");
+  std::shared_ptr<ouro::DatagramTransport> handle = transport->share();
+  handle->close();
+  there->close();
+}
+
 // ---- Streams ----
 
 ouro::Coroutine<> answer(ouro::StreamReader& reader, ouro::StreamWriter& writer) {
@@ -530,7 +553,7 @@ ouro::Coroutine<> streams() {
 int main() {
   check(ouro::run(several_loops(), {.workers = 4, .pin_to_cores = true}) == 3, "several loops");
   for (auto* part : {coroutines_and_tasks, futures, deadlines_and_groups, names_and_addresses, generators, threads,
-                     locks, queues, sockets, transports, streams, contexts, interop})
+                     locks, queues, sockets, transports, datagrams, streams, contexts, interop})
     ouro::run(part(), {.spin = 0us});
   loop_by_hand();
   policies_and_runners();

@@ -77,6 +77,12 @@ std::vector<Row> rows() {
          return drop(get_running_loop().create_unix_server(w.factory(), std::string("\0ouro cancel", 12)));
        },
        false},
+      {"EventLoop::create_datagram_endpoint",
+       [](World&) {
+         const auto factory = [] { return std::make_unique<DatagramProtocol>(); };
+         return drop(get_running_loop().create_datagram_endpoint(factory, {.local = {"localhost", 0}}));
+       },
+       false},
       {"Server::start_serving", [](World& w) { return w.server->start_serving(); }, false},
       {"Server::wait_closed", [](World& w) { return w.server->wait_closed(); }},
       {"Server::serve_forever", [](World& w) { return w.server->serve_forever(); }, true, true},

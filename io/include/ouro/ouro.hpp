@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ouro/io/addresses.hpp>
+#include <ouro/io/datagrams.hpp>
 #include <ouro/io/errors.hpp>
 #include <ouro/io/event_loop.hpp>
 #include <ouro/io/policies.hpp>

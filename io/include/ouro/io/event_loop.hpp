@@ -13,6 +13,7 @@
 #include <vector>
 
 #include <ouro/io/addresses.hpp>
+#include <ouro/io/datagrams.hpp>
 #include <ouro/io/detail/connections.hpp>
 #include <ouro/io/detail/watchers.hpp>
 #include <ouro/io/protocols.hpp>
@@ -216,6 +217,33 @@ class OURO_EXPORT EventLoop : public BaseEventLoop {
   [[nodiscard]] Coroutine<Server> create_unix_server(F factory, Socket socket, ServerOptions options = {}) {
     return detail::pinned(*this, detail::serve_socket(*this, detail::any_protocol(std::move(factory)),
                                                       std::move(socket), AF_UNIX, options));
+  }
+
+  // ---- Datagrams ----
+
+  // An endpoint that is bound to the local address of the options, and connected to the remote one; of the addresses
+  // that the lookups find, the first for which that can be done. A unix socket without a local path has no name, and
+  // nobody can answer it; a file at the path that is a socket is replaced, and stays when the endpoint is closed.
+  // `factory` is called as above and gives a class that derives from DatagramProtocol. Gives the transport, and the
+  // protocol, whose connection_made() has returned. Both belong to this loop.
+  // Throws: ValueError for options that do not fit together, what the lookups do, OSError, what the factory does;
+  // nothing is left open then. If cancelled: CancelledError, and there is no endpoint.
+  template <class F>
+    requires detail::MakesDatagramProtocols<F>
+  [[nodiscard]] auto create_datagram_endpoint(F factory, DatagramOptions options)
+      -> Coroutine<detail::Endpoint<detail::protocol_of_t<F>>> {
+    return detail::pinned(*this,
+                          detail::open_endpoint(*this, std::move(factory),
+                                                detail::make_endpoint_socket(*this, detail::EndpointPlan(options))));
+  }
+  // On a datagram socket, bound and connected or not, which belongs to the transport from now on; its mode stays as it
+  // is. Throws: ValueError for any other socket.
+  template <class F>
+    requires detail::MakesDatagramProtocols<F>
+  [[nodiscard]] auto create_datagram_endpoint(F factory, Socket socket)
+      -> Coroutine<detail::Endpoint<detail::protocol_of_t<F>>> {
+    return detail::pinned(
+        *this, detail::open_endpoint(*this, std::move(factory), detail::use_endpoint_socket(std::move(socket))));
   }
 
   // ---- Names ----

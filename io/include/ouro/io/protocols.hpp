@@ -7,6 +7,10 @@
 // pause_writing, resume_writing and connection_lost that is all; after any other the transport is aborted, and
 // connection_lost gets the same exception.
 //
+//     connection_made → (datagram_received | error_received)* → connection_lost
+//
+// are those of a datagram endpoint. There only what connection_made throws ends it: no datagram shall.
+//
 // All callbacks of a connection see one context: a copy of that in which it was made, or its server.
 #pragma once
 
@@ -15,10 +19,12 @@
 #include <exception>
 #include <span>
 
+#include <ouro/io/addresses.hpp>
 #include <ouro/runtime/config.hpp>
 
 namespace ouro {
 
+class DatagramTransport;
 class Transport;
 
 // What the protocols of all transports have. Each does nothing here.
@@ -81,6 +87,19 @@ class OURO_EXPORT BufferedProtocol : public detail::ProtocolOf<detail::StreamPro
   virtual std::span<std::byte> get_buffer(std::size_t size_hint) = 0;
   // So many bytes of it have been written.
   virtual void buffer_updated(std::size_t bytes) = 0;
+};
+
+// A protocol that gets datagrams, each with its sender.
+class OURO_EXPORT DatagramProtocol : public BaseProtocol {
+ public:
+  // Lifetime: the transport, until connection_lost() has returned; beyond that for who has a handle to it.
+  virtual void connection_made(DatagramTransport& transport);
+  // Empty datagrams come, too. A unix socket without a name has sent what comes from no address.
+  // Lifetime: the data and the address, until it returns.
+  virtual void datagram_received(std::span<const std::byte> data, const Address& from);
+  // An OSError: one datagram could not be sent, or an earlier one did not arrive, as the other side says; or one that
+  // came could not be received. It goes on. It comes once for each, and never inside sendto().
+  virtual void error_received(std::exception_ptr error);
 };
 
 }  // namespace ouro

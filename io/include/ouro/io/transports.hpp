@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include <ouro/io/addresses.hpp>
 #include <ouro/io/protocols.hpp>
 #include <ouro/runtime/config.hpp>
 
@@ -103,6 +104,46 @@ class OURO_EXPORT Transport : public ReadTransport, public WriteTransport {
 
   // A handle to it, which connection_made() is not given.
   virtual std::shared_ptr<Transport> share() = 0;
+  // The loop that it belongs to. Threads: any.
+  virtual EventLoop& get_loop() const noexcept = 0;
+};
+
+// An endpoint of datagrams. Threads: as BaseTransport says; in a group sendto(), close() and abort() are done on its
+// loop soon, in order.
+class OURO_EXPORT DatagramTransport : public BaseTransport {
+ public:
+  // Sends the data as one datagram, an empty one too: now, or if there is no room, later on; never waits. Without an
+  // address it goes to the remote one of the endpoint. What is sent to a transport that is closing is dropped; at the
+  // fifth time the exception handler hears of it. What the system refuses error_received() is told, soon.
+  // Datagrams leave in order, so one to a unix socket whose queue is full holds up the others.
+  // Throws: ValueError for an address that is not the remote one of an endpoint that has one, and for none (nullptr, or
+  // an empty Address) where it has none; std::bad_alloc, and it is not sent.
+  // Lifetime: the data and the address, until it returns.
+  virtual void sendto(std::span<const std::byte> data, const Address* to = nullptr) = 0;
+  void sendto(std::span<const std::byte> data, const Address& to) { sendto(data, &to); }
+  void sendto(std::string_view data, const Address* to = nullptr) { sendto(std::as_bytes(std::span(data)), to); }
+  void sendto(std::string_view data, const Address& to) { sendto(data, &to); }
+  // Closes without sending what waits to be sent.
+  virtual void abort() = 0;
+
+  // How many bytes wait to be sent, with what each datagram takes beside its data.
+  virtual std::size_t get_write_buffer_size() const noexcept = 0;
+  virtual WriteBufferLimits get_write_buffer_limits() const noexcept = 0;
+  // 64 KiB and 16 KiB at first. Throws: ValueError if low is more than high.
+  virtual void set_write_buffer_limits(WriteBufferLimits limits) = 0;
+  // With a quarter of it for low.
+  void set_write_buffer_limits(std::size_t high) { set_write_buffer_limits({.low = high / 4, .high = high}); }
+
+  // Who gets the next datagram, and all that follows; nullptr once it is closed. connection_made() is not called.
+  virtual void set_protocol(std::shared_ptr<DatagramProtocol> protocol) = 0;
+  virtual std::shared_ptr<DatagramProtocol> get_protocol() const noexcept = 0;
+
+  // Where it is, and to whom it is connected: none if it is not. Threads: any of the loop's group.
+  Address getsockname() const { return get_extra_info<Address>("sockname"); }
+  Address getpeername() const { return get_extra_info<Address>("peername"); }
+
+  // A handle to it, which connection_made() is not given.
+  virtual std::shared_ptr<DatagramTransport> share() = 0;
   // The loop that it belongs to. Threads: any.
   virtual EventLoop& get_loop() const noexcept = 0;
 };

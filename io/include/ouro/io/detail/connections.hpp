@@ -41,8 +41,8 @@ struct ConnectionOptions {
 namespace detail {
 
 // What was made, and nobody will have, is given up.
-template <class P>
-void undo(const std::pair<std::shared_ptr<Transport>, std::shared_ptr<P>>& connection) {
+template <class T, class P>
+void undo(const std::pair<std::shared_ptr<T>, std::shared_ptr<P>>& connection) {
   connection.first->abort();
 }
 inline void undo(Server server) { server.close(); }
