@@ -11,9 +11,9 @@
 // Which loop a connection lives on. The listeners are on the server's loop, its home, for all time. Home accepts; on a
 // loop that is alone, or with ServerOptions::spread off, it keeps what comes. In a group it deals connections out: of
 // the loop in turn, and one other, the one that has fewer of this server's gets the next; the one in turn if they have
-// as many. (M. Mitzenmacher, The Power of Two Choices in Randomized Load Balancing, doi:10.1109/71.963420. That one goes
-// by turns, and the other is a different one in each round, needs no random numbers, and is exact while none has ended.)
-// A message takes the descriptor to the loop, which calls the factory, makes the transport, and keeps it for good.
+// as many (M. Mitzenmacher, The Power of Two Choices in Randomized Load Balancing, doi:10.1109/71.963420; here one goes
+// by turns, and the other is a different one in each round: that needs no random numbers, and is exact while none has
+// ended). A message takes the descriptor to the loop, which calls the factory, makes the transport, and keeps it.
 //
 // The end. active_ counts the connections, those on their way too, and one more for the listeners until the last of
 // these is closed. Home raises it, when a listener gives it a connection: so never from zero. Whoever has ended one of

@@ -132,7 +132,7 @@ TEST_F(StreamsTest, OverUnixSockets) {
 // B323
 TEST_F(StreamsTest, HandlersOfAllKinds) {
   run([]() -> Coroutine<> {
-    int called = 0;
+    std::atomic<int> called{0};
     // A plain function that gets the halves gives them to a task.
     auto gives_away = [&called](StreamReader reader, StreamWriter writer) {
       auto serve = [&called](StreamReader in, StreamWriter out) -> Coroutine<> {
@@ -363,7 +363,7 @@ TEST_F(StreamsTest, HandlersThatAreCancelled) {
         throw;
       }
     };
-    Server server = co_await start_server(waits, "127.0.0.1", 0);
+    Server server = co_await start_server(waits, "127.0.0.1", 0, {}, {.spread = false});
     Streams first = co_await open_connection("127.0.0.1", port_of(server));
     Streams second = co_await open_connection("127.0.0.1", port_of(server));
     for (int turns = 0; turns < 20; ++turns) co_await sleep(0s);
