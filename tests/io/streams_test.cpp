@@ -372,6 +372,22 @@ TEST_F(StreamsTest, HandlersThatAreCancelled) {
   EXPECT_THAT(ends, ElementsAre("cancelled", "cancelled"));
 }
 
+// B331
+TEST_F(StreamsTest, AHandlerThatIsCancelledBeforeItBegins) {
+  run([]() -> Coroutine<> {
+    EventLoop& loop = get_running_loop();
+    Server server = co_await start_server(echo, "127.0.0.1", 0, {}, {.spread = false});
+    const Address address = server.sockets().front().getsockname();
+    loop.set_task_factory([](BaseEventLoop&, AnyTask task, TaskOptions&) { task.cancel(); });
+    Socket client(AF_INET);
+    EXPECT_EQ(::connect(client.fileno(), address.data(), static_cast<socklen_t>(address.size())), 0);
+    const std::string end = co_await loop.sock_recv(client, 1);
+    EXPECT_EQ(end, "") << "its connection is closed";
+    loop.set_task_factory(nullptr);
+    co_await close_and_wait(server);
+  });
+}
+
 // T29: the end of a server does not touch its handlers, and waits for them; close_clients() ends them.
 TEST_F(StreamsTest, AServerWaitsForItsConnections) {
   run([]() -> Coroutine<> {
