@@ -13,7 +13,9 @@
 // the loop in turn, and one other, the one that has fewer of this server's gets the next; the one in turn if they have
 // as many (M. Mitzenmacher, The Power of Two Choices in Randomized Load Balancing, doi:10.1109/71.963420; here one goes
 // by turns, and the other is a different one in each round: that needs no random numbers, and is exact while none has
-// ended). A message takes the descriptor to the loop, which calls the factory, makes the transport, and keeps it.
+// ended). A message takes the descriptor to the loop, which calls the factory, makes the transport, and keeps it. A
+// loop that has left too many of these lying gets no more; if neither of the two takes them home keeps the connection,
+// and is busy with it: so it cannot go on accepting what nobody serves for as long as there are descriptors.
 //
 // The end. active_ counts the connections, those on their way too, and one more for the listeners until the last of
 // these is closed. Home raises it, when a listener gives it a connection: so never from zero. Whoever has ended one of
@@ -34,7 +36,7 @@
 //
 // Threads: home's, but for
 //   what never changes after create_server: the factory, which all loops call, the context, which loops are dealt to;
-//   active_ and Share::connections: home raises them, the loop of a connection lowers them;
+//   active_ and the counts of a Share: home raises them, the loop of a connection lowers them;
 //   closed_, serving_: written by home, hints to others;
 //   over_: who sees it (acquire) sees that network_ is nullptr, and may use the rest, which does not change any more;
 //   the last reference, which may go on any thread: by then nothing is left that is home's.
@@ -157,8 +159,9 @@ class ServerState : public std::enable_shared_from_this<ServerState>, private Lo
   // What a loop has of the server's connections. On a line of its own: two loops write it.
   struct alignas(64) Share {
     LoopState* loop = nullptr;
-    // Those on their way to it, too. Relaxed: nobody learns anything else from it; active_ says when all have ended.
+    // Relaxed: nobody learns anything else from them; active_ says when all have ended.
     Atomic<std::uint32_t> connections{0};
+    Atomic<std::uint32_t> on_their_way{0};  // so many of them
   };
 
   static const Kind event_kind;
@@ -170,8 +173,10 @@ class ServerState : public std::enable_shared_from_this<ServerState>, private Lo
   void become_over() noexcept;
   void check_open() const;
   void deal_to_all_of_group();
+  Share& share_of(const LoopState& loop) noexcept;
   Share& next_share() noexcept;
   void deal(Fd fd);
+  void arrive(LoopState& loop, Fd fd);
   void connect(LoopState& on, Fd fd);
   static void close_clients_on(EventLoop& loop, const ServerState& server, bool abort);
   std::shared_ptr<StreamProtocol> make_protocol(const CellRef& context);

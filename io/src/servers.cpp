@@ -92,6 +92,13 @@ void ServerState::report(EventLoop& loop, const char* message, const std::except
 
 // ---- What was accepted ----
 
+namespace {
+
+// Enough for a loop that was not given a processor for some milliseconds, at 100,000 connections a second.
+constexpr std::uint32_t most_on_their_way = 1024;
+
+}  // namespace
+
 // If one of the loops can have no connections, none but home has any.
 void ServerState::deal_to_all_of_group() {
   const WorkerGroup& group = *group_of(loop_);
@@ -111,8 +118,16 @@ ServerState::Share& ServerState::next_share() noexcept {
   Share& other = shares_[(turn_ + step_) % shares_.size()];
   const bool fewer =
       other.connections.load(std::memory_order_relaxed) < in_turn.connections.load(std::memory_order_relaxed);
-  return fewer ? other : in_turn;
+  const auto takes = [](const Share& share) {
+    return share.on_their_way.load(std::memory_order_relaxed) < most_on_their_way;
+  };
+  Share& first = fewer ? other : in_turn;
+  if (OURO_LIKELY(takes(first))) return first;
+  Share& second = fewer ? in_turn : other;
+  return takes(second) ? second : share_of(home());
 }
+
+ServerState::Share& ServerState::share_of(const LoopState& loop) noexcept { return shares_[place_of(*loop.loop)]; }
 
 void ServerState::accepted(Fd fd) {
   if (OURO_UNLIKELY(!shares_.empty())) return deal(std::move(fd));
@@ -125,14 +140,21 @@ void ServerState::deal(Fd fd) {
   active_.fetch_add(1, std::memory_order_relaxed);  // whoever lowers it has what follows from a message
   share.connections.fetch_add(1, std::memory_order_relaxed);
   if (share.loop == &home()) return connect(home(), std::move(fd));
+  share.on_their_way.fetch_add(1, std::memory_order_relaxed);
   try {
     call_at_home(*share.loop, [self = shared_from_this(), loop = share.loop, fd = std::move(fd)]() mutable {
-      self->connect(*loop, std::move(fd));
+      self->arrive(*loop, std::move(fd));
     });
   } catch (const std::bad_alloc&) {
     report(loop_, "Error on transport creation for incoming connection", std::current_exception());
+    share.on_their_way.fetch_sub(1, std::memory_order_relaxed);
     detach(*share.loop);
   }
+}
+
+void ServerState::arrive(LoopState& loop, Fd fd) {
+  share_of(loop).on_their_way.fetch_sub(1, std::memory_order_relaxed);
+  connect(loop, std::move(fd));
 }
 
 // Makes a transport of it, on the loop that runs.
@@ -167,9 +189,7 @@ std::shared_ptr<StreamProtocol> ServerState::make_protocol(const CellRef& contex
 // ---- The end ----
 
 void ServerState::detach(const LoopState& on) {
-  if (OURO_UNLIKELY(!shares_.empty())) {
-    shares_[place_of(*on.loop)].connections.fetch_sub(1, std::memory_order_relaxed);
-  }
+  if (OURO_UNLIKELY(!shares_.empty())) share_of(on).connections.fetch_sub(1, std::memory_order_relaxed);
   leave();
 }
 
