@@ -14,8 +14,8 @@
 // as many (M. Mitzenmacher, The Power of Two Choices in Randomized Load Balancing, doi:10.1109/71.963420; here one goes
 // by turns, and the other is a different one in each round: that needs no random numbers, and is exact while none has
 // ended). A message takes the descriptor to the loop, which calls the factory, makes the transport, and keeps it. A
-// loop that has left too many of these lying gets no more; if neither of the two takes them home keeps the connection,
-// and is busy with it: so it cannot go on accepting what nobody serves for as long as there are descriptors.
+// loop that has left too many of these lying, since it is busy with something long, gets no more; if that is so of
+// both, home keeps the connection.
 //
 // The end. active_ counts the connections, those on their way too, and one more for the listeners until the last of
 // these is closed. Home raises it, when a listener gives it a connection: so never from zero. Whoever has ended one of
@@ -185,7 +185,8 @@ class ServerState : public std::enable_shared_from_this<ServerState>, private Lo
   EventLoop& loop_;
   const ProtocolFactory factory_;
   const int backlog_;
-  const MapRef context_;  // what the variables were when it was made
+  const std::uint32_t most_on_their_way_;  // to one loop: all that waited to be accepted may come at once
+  const MapRef context_;                   // what the variables were when it was made
   std::vector<std::unique_ptr<Listener>> listeners_;
   std::size_t open_listeners_ = 0;
   std::vector<Share> shares_;  // of each loop of the group, by its place; empty: all connections stay at home

@@ -1,5 +1,6 @@
 #include <ouro/io/servers.hpp>
 
+#include <algorithm>
 #include <exception>
 #include <new>
 #include <utility>
@@ -16,6 +17,13 @@
 namespace ouro {
 namespace detail {
 
+namespace {
+
+// A loop that is not given a processor for a few milliseconds does not get there.
+constexpr int least_of_most_on_their_way = 128;
+
+}  // namespace
+
 // Posted to home by whoever lowered active_ to zero elsewhere.
 const LoopEvent::Kind ServerState::event_kind{
     [](LoopEvent& self) { static_cast<ServerState&>(self).become_gone(); }, [](LoopEvent&) noexcept {}  // end() follows
@@ -27,6 +35,7 @@ ServerState::ServerState(Network& network, ProtocolFactory factory, const Server
       loop_(network.loop),
       factory_(std::move(factory)),
       backlog_(options.backlog),
+      most_on_their_way_(static_cast<std::uint32_t>(std::max(options.backlog, least_of_most_on_their_way))),
       context_(contexts_in_use() ? current_map() : MapRef()) {
   if (options.spread && home().worker) deal_to_all_of_group();
 }
@@ -92,13 +101,6 @@ void ServerState::report(EventLoop& loop, const char* message, const std::except
 
 // ---- What was accepted ----
 
-namespace {
-
-// Enough for a loop that was not given a processor for some milliseconds, at 100,000 connections a second.
-constexpr std::uint32_t most_on_their_way = 1024;
-
-}  // namespace
-
 // If one of the loops can have no connections, none but home has any.
 void ServerState::deal_to_all_of_group() {
   const WorkerGroup& group = *group_of(loop_);
@@ -118,8 +120,8 @@ ServerState::Share& ServerState::next_share() noexcept {
   Share& other = shares_[(turn_ + step_) % shares_.size()];
   const bool fewer =
       other.connections.load(std::memory_order_relaxed) < in_turn.connections.load(std::memory_order_relaxed);
-  const auto takes = [](const Share& share) {
-    return share.on_their_way.load(std::memory_order_relaxed) < most_on_their_way;
+  const auto takes = [this](const Share& share) {
+    return share.on_their_way.load(std::memory_order_relaxed) < most_on_their_way_;
   };
   Share& first = fewer ? other : in_turn;
   if (OURO_LIKELY(takes(first))) return first;

@@ -308,7 +308,7 @@ void report_handler(EventLoop& loop, const std::exception_ptr& error) noexcept {
   loop.call_exception_handler(context);
 }
 
-// The task of a connection. When it is left, or goes before it has begun, the writer goes, and the connection is closed.
+// The task of a connection. When it is left, or goes before it began, the writer goes, and the connection is closed.
 Coroutine<> handle_streams(std::shared_ptr<StreamHandler> handler, std::shared_ptr<Transport> transport,
                            StreamReader its_reader, StreamWriter its_writer) {
   StreamReader reader(std::move(its_reader));

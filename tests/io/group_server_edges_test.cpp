@@ -155,7 +155,8 @@ TEST_P(GroupServers, ComeBackFromWantOfDescriptors) {
 
 // ---- The end of the group ----
 
-// Connects again and again to a unix socket, on a thread of its own: where there is no room it waits, and not for long.
+// Connects again and again to a unix socket, on a thread of its own. When it has many connections it ends them, and
+// waits until the other side has: whatever becomes of that, it closes them all.
 class Crowding {
  public:
   ~Crowding() {
@@ -167,14 +168,24 @@ class Crowding {
       std::vector<Socket> sockets;
       while (!end_) {
         Socket socket(AF_UNIX);
-        const bool connected = ::connect(socket.fileno(), address.data(), static_cast<socklen_t>(address.size())) == 0;
-        if (connected) sockets.push_back(std::move(socket));
-        if (sockets.size() > 50) sockets.clear();
+        const auto length = static_cast<socklen_t>(address.size());
+        if (::connect(socket.fileno(), address.data(), length) == 0) sockets.push_back(std::move(socket));
+        if (sockets.size() > 50) await_end_of_all(sockets);
       }
+      await_end_of_all(sockets);
     });
   }
 
  private:
+  static void await_end_of_all(std::vector<Socket>& sockets) {
+    for (const Socket& socket : sockets) {
+      ::shutdown(socket.fileno(), SHUT_WR);
+      char some[16];
+      while (::recv(socket.fileno(), some, sizeof some, 0) > 0) continue;
+    }
+    sockets.clear();
+  }
+
   std::atomic<bool> end_{false};
   std::thread thread_;
 };

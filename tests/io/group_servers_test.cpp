@@ -11,6 +11,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -100,6 +101,38 @@ TEST_P(GroupServers, ALoopThatHasFewerGetsMore) {
     server.close();
     server.abort_clients();
     co_await server.wait_closed();
+  });
+}
+
+// A loop is busy with something long. Not all that are its turn wait for it: home has the others.
+TEST_P(GroupServers, ALoopThatTakesNoneGetsNoMore) {
+  run([]() -> Coroutine<> {
+    constexpr int many = 400;
+    Tally tally;
+    EventLoop& home = *workers().front();
+    const auto connect = [&]() -> Coroutine<> {
+      Server server = co_await home.create_server(guests(tally), "127.0.0.1", 0);
+      std::atomic<std::size_t> busy{0};
+      std::atomic<bool> go_on{false};
+      for (EventLoop* loop : workers()) {
+        if (loop == &home) continue;
+        loop->call_soon_threadsafe([&busy, &go_on] {
+          ++busy;
+          while (!go_on) std::this_thread::yield();
+        });
+      }
+      co_await until([&busy] { return busy == loops() - 1; });
+      std::vector<Socket> clients = co_await many_connected_to(address_of(server), many);
+      const int others = std::min(128 * static_cast<int>(loops() - 1), many - many / static_cast<int>(loops()));
+      co_await until([&] { return tally.made[0] == many - others; });
+      EXPECT_EQ(tally.all, many - others);
+      go_on = true;
+      co_await until([&] { return tally.all == many; });
+      clients.clear();
+      co_await close_and_wait(server);
+    };
+    Task<> task = home.create_task(connect);
+    co_await task;
   });
 }
 
