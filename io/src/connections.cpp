@@ -181,7 +181,7 @@ Coroutine<Server> serve_hosts(EventLoop& loop, ProtocolFactory factory, std::vec
       if (std::none_of(infos.begin(), infos.end(), same)) infos.push_back(info);
     }
   }
-  auto state = std::make_shared<ServerState>(network_of(loop), std::move(factory), options.backlog);
+  auto state = std::make_shared<ServerState>(network_of(loop), std::move(factory), options);
   bool any = false;
   for (const AddressInfo& info : infos) {
     Socket socket = bound(info, options);
@@ -208,7 +208,7 @@ Coroutine<Server> serve_path(EventLoop& loop, ProtocolFactory factory, std::stri
     }
     throw_os_error(error, "bind", address.str());
   }
-  auto state = std::make_shared<ServerState>(network_of(loop), std::move(factory), options.backlog);
+  auto state = std::make_shared<ServerState>(network_of(loop), std::move(factory), options);
   if (!options.cleanup_socket || path.empty() || path.front() == '\0') path.clear();
   state->listen_on(std::move(socket), Listener::From::library, std::move(path));
   co_return finish_server(loop, std::move(state), options);
@@ -217,7 +217,7 @@ Coroutine<Server> serve_path(EventLoop& loop, ProtocolFactory factory, std::stri
 Coroutine<Server> serve_socket(EventLoop& loop, ProtocolFactory factory, Socket socket, int family,
                                ServerOptions options) {
   check_stream(socket, family);
-  auto state = std::make_shared<ServerState>(network_of(loop), std::move(factory), options.backlog);
+  auto state = std::make_shared<ServerState>(network_of(loop), std::move(factory), options);
   std::string path = socket.getsockname().path();
   if (!options.cleanup_socket || path.empty() || path.front() == '\0') path.clear();
   state->listen_on(std::move(socket), Listener::From::caller, std::move(path));

@@ -110,7 +110,7 @@ void Listener::happen() {
   if (in_flight() || !is_open() || is_raised()) return;
   if (closing_) {
     socket_.close();
-    return server_.check_gone();
+    return server_.listener_closed();
   }
   if (!resting_) go_on(std::exchange(error_, 0));
 }
@@ -154,7 +154,8 @@ void Listener::go_on(int error) {
 // Nothing would change if it tried again at once, and that for ever.
 void Listener::rest(int error) {
   if (rests_ == 0) {
-    server_.report(is_want_of_resources(error) ? "socket.accept() out of system resource" : "Accept failed on a socket",
+    server_.report(server_.loop(),
+                   is_want_of_resources(error) ? "socket.accept() out of system resource" : "Accept failed on a socket",
                    accept_error(error, fileno()));
   }
   const auto pause = std::min(shortest_rest * (1 << std::min(rests_, 4U)), longest_rest);

@@ -183,7 +183,6 @@ void SocketTransport::fail(const char* message, const char* operation, int error
 void SocketTransport::begin() {
   self_ = shared_from_this();
   network_.link(*this);
-  if (server_) server_->attach();
   call("Fatal error: protocol.connection_made() call failed.", [this] { protocol_->connection_made(*this); });
   made_ = true;
   arm();
@@ -419,7 +418,7 @@ void SocketTransport::finish() {
       transport.close_socket(self.use_count() > 1);
       transport.drop_retired();
       transport.protocol_.reset();
-      if (transport.server_) std::exchange(transport.server_, nullptr)->detach();
+      if (transport.server_) std::exchange(transport.server_, nullptr)->detach(transport.home());
     }
   } end{*this, std::move(self_)};
   become_lost();

@@ -335,11 +335,11 @@ void report_handler(EventLoop& loop, const std::exception_ptr& error) noexcept {
   loop.call_exception_handler(context);
 }
 
-// The task of a connection. When it is left the writer goes, and the connection is closed.
+// The task of a connection. When it is left, or goes before it began, the writer goes, and the connection is closed.
 Coroutine<> handle_streams(std::shared_ptr<StreamHandler> handler, std::shared_ptr<Transport> transport,
-                           std::shared_ptr<StreamReaderProtocol> protocol) {
-  StreamReader reader(protocol);
-  StreamWriter writer(transport, std::move(protocol));
+                           StreamReader its_reader, StreamWriter its_writer) {
+  StreamReader reader(std::move(its_reader));
+  StreamWriter writer(std::move(its_writer));
   std::exception_ptr error;
   try {
     Coroutine<> work = handler->handle(reader, writer);
@@ -364,7 +364,10 @@ class StreamServerProtocol final : public StreamReaderProtocol,
 
   void connection_made(Transport& transport) override {
     StreamReaderProtocol::connection_made(transport);
-    transport.get_loop().create_task(handle_streams(std::move(handler_), transport.share(), shared_from_this()));
+    const std::shared_ptr<Transport> shared = transport.share();
+    StreamReader reader(shared_from_this());
+    StreamWriter writer(shared, shared_from_this());
+    transport.get_loop().create_task(handle_streams(std::move(handler_), shared, std::move(reader), std::move(writer)));
   }
 
  private:

@@ -453,7 +453,7 @@ ouro::Coroutine<> transports() {
   const auto factory = [] { return std::make_unique<Shout>(); };
   const auto listens = [] { return std::make_shared<Listen>(); };
   const char* host = "127.0.0.1";
-  ouro::Server server = co_await loop.create_server(factory, host, 0);
+  ouro::Server server = co_await loop.create_server(factory, host, 0, {.spread = false});
   const int port = server.sockets().front().getsockname().port();
   auto [transport, protocol] = co_await loop.create_connection(listens, host, port);
   check(transport->get_extra_info<ouro::Address>("peername").port() == port, "get_extra_info");

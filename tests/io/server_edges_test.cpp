@@ -114,7 +114,8 @@ TEST_F(ServerEdges, ANonBlockingSocketStaysAsItIs) {
       if (record.use_count() == 1) return std::make_shared<Recorder>(record);
       return echo();
     };
-    Server server = co_await get_running_loop().create_server(recorded_once, std::move(given.socket));
+    Server server =
+        co_await get_running_loop().create_server(recorded_once, std::move(given.socket), {.spread = false});
     Socket first = co_await connected_to(given.address);
     co_await until([&record] { return record->transport != nullptr; });
     const auto accepted = record->transport->get_extra_info<TransportSocket>("socket", TransportSocket(-1));
@@ -163,7 +164,7 @@ TEST_P(ClosedInside, AServerMayCloseInsideAConnectionsCallback) {
       auto factorys = std::make_shared<int>();
       const std::weak_ptr<int> alive = factorys;
       auto factory = [&server, owned = std::move(factorys)] { return std::make_unique<LastOne>(server); };
-      server = co_await loop.create_server(std::move(factory), "127.0.0.1", 0);
+      server = co_await loop.create_server(std::move(factory), "127.0.0.1", 0, {.spread = false});
       const Address address = server->sockets().front().getsockname();
       const std::string answer = co_await answer_of(address);
       EXPECT_EQ(answer, "");

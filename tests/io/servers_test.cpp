@@ -191,8 +191,8 @@ TEST_F(ServersTest, AConnectionThatEndsAsTheServerCloses) {
     EventLoop& loop = get_running_loop();
     for (int i = 0; i < 20; ++i) {
       auto record = std::make_shared<Record>();
-      Server server =
-          co_await loop.create_server([&record] { return std::make_unique<Recorder>(record); }, "127.0.0.1", 0);
+      Server server = co_await loop.create_server([&record] { return std::make_unique<Recorder>(record); }, "127.0.0.1",
+                                                  0, {.spread = false});
       record->then = [&server](const std::string& event) {
         if (event == "eof") server.close();
       };
@@ -228,8 +228,8 @@ TEST_F(ServersTest, CloseAndAbortItsClients) {
     for (const bool aborts : {false, true}) {
       const std::string data = pattern(8 << 20);  // more than the kernel holds
       auto record = std::make_shared<Record>();
-      Server server =
-          co_await loop.create_server([&record] { return std::make_unique<Recorder>(record); }, "127.0.0.1", 0);
+      Server server = co_await loop.create_server([&record] { return std::make_unique<Recorder>(record); }, "127.0.0.1",
+                                                  0, {.spread = false});
       Socket client = co_await connected_to(server.sockets().front().getsockname());
       co_await until([&record] { return record->transport != nullptr; });
       record->transport->write(data);
@@ -388,7 +388,7 @@ TEST_F(ServersTest, AFactoryThatThrows) {
           if (++calls == 1) throw std::runtime_error("not now");
           return std::make_unique<Echo>();
         },
-        "127.0.0.1", 0);
+        "127.0.0.1", 0, {.spread = false});
     const Address address = server.sockets().front().getsockname();
     Socket first = co_await connected_to(address);
     const std::string end = co_await loop.sock_recv(first, 1);

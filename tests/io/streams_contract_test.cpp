@@ -124,7 +124,7 @@ Coroutine<> prepare(World& world) {
     co_await world.go_on.wait();
     world.received = co_await reader.read();
   };
-  world.server = co_await start_server(handler, "127.0.0.1", 0);
+  world.server = co_await start_server(handler, "127.0.0.1", 0, {}, {.spread = false});
   auto streams = co_await open_connection("127.0.0.1", world.server->sockets().front().getsockname().port());
   world.reader.emplace(std::move(streams.first));
   world.writer.emplace(std::move(streams.second));

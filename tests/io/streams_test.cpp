@@ -132,7 +132,7 @@ TEST_F(StreamsTest, OverUnixSockets) {
 // B323
 TEST_F(StreamsTest, HandlersOfAllKinds) {
   run([]() -> Coroutine<> {
-    int called = 0;
+    std::atomic<int> called{0};
     // A plain function that gets the halves gives them to a task.
     auto gives_away = [&called](StreamReader reader, StreamWriter writer) {
       auto serve = [&called](StreamReader in, StreamWriter out) -> Coroutine<> {
@@ -363,13 +363,29 @@ TEST_F(StreamsTest, HandlersThatAreCancelled) {
         throw;
       }
     };
-    Server server = co_await start_server(waits, "127.0.0.1", 0);
+    Server server = co_await start_server(waits, "127.0.0.1", 0, {}, {.spread = false});
     Streams first = co_await open_connection("127.0.0.1", port_of(server));
     Streams second = co_await open_connection("127.0.0.1", port_of(server));
     for (int turns = 0; turns < 20; ++turns) co_await sleep(0s);
     server.close();
   });
   EXPECT_THAT(ends, ElementsAre("cancelled", "cancelled"));
+}
+
+// B331
+TEST_F(StreamsTest, AHandlerThatIsCancelledBeforeItBegins) {
+  run([]() -> Coroutine<> {
+    EventLoop& loop = get_running_loop();
+    Server server = co_await start_server(echo, "127.0.0.1", 0, {}, {.spread = false});
+    const Address address = server.sockets().front().getsockname();
+    loop.set_task_factory([](BaseEventLoop&, AnyTask task, TaskOptions&) { task.cancel(); });
+    Socket client(AF_INET);
+    EXPECT_EQ(::connect(client.fileno(), address.data(), static_cast<socklen_t>(address.size())), 0);
+    const std::string end = co_await loop.sock_recv(client, 1);
+    EXPECT_EQ(end, "") << "its connection is closed";
+    loop.set_task_factory(nullptr);
+    co_await close_and_wait(server);
+  });
 }
 
 // T29: the end of a server does not touch its handlers, and waits for them; close_clients() ends them.

@@ -177,8 +177,8 @@ TEST_F(TransportEdges, NobodyNeedsToKeepATransport) {
     EventLoop& loop = get_running_loop();
     for (const bool aborts : {false, true}) {
       auto record = std::make_shared<Record>();
-      Server server =
-          co_await loop.create_server([&record] { return std::make_unique<Recorder>(record); }, "127.0.0.1", 0);
+      Server server = co_await loop.create_server([&record] { return std::make_unique<Recorder>(record); }, "127.0.0.1",
+                                                  0, {.spread = false});
       record->then = [&](const std::string& event) {
         if (event == "data" && aborts) record->transport->abort();
       };
@@ -422,7 +422,7 @@ TEST_F(TransportEdges, AServersCallsHaveItsContext) {
           made.push_back(number.get());
           return std::make_unique<Noting>(seen, 10);
         },
-        "127.0.0.1", 0);
+        "127.0.0.1", 0, {.spread = false});
     number.set(2);
     for (int i = 0; i < 2; ++i) {
       seen.clear();

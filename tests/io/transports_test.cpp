@@ -325,8 +325,8 @@ TEST_F(TransportsTest, AResetIsTheReasonOfTheLoss) {
   run([]() -> Coroutine<> {
     auto record = std::make_shared<Record>();
     EventLoop& loop = get_running_loop();
-    Server server =
-        co_await loop.create_server([&record] { return std::make_unique<Recorder>(record); }, "127.0.0.1", 0);
+    Server server = co_await loop.create_server([&record] { return std::make_unique<Recorder>(record); }, "127.0.0.1",
+                                                0, {.spread = false});
     Socket client(AF_INET);
     co_await loop.sock_connect(client, server.sockets().front().getsockname());
     co_await loop.sock_sendall(client, "last words");

@@ -141,7 +141,8 @@ class OURO_EXPORT EventLoop : public BaseEventLoop {
   //
   // `factory` is called without arguments and gives a std::unique_ptr or std::shared_ptr to the protocol of a new
   // connection: a class that derives from Protocol or BufferedProtocol. The transport keeps it. Transports and servers
-  // belong to this loop, whichever loop of a group the caller runs on.
+  // belong to this loop, whichever loop of a group the caller runs on; what a server accepts to any of the group's,
+  // where its factory is called, perhaps on several at the same time (servers.hpp).
 
   // Connects to a host, by name or in numbers, trying one of its addresses after the other; or, with
   // happy_eyeballs_delay, several at once. Gives the transport, and the protocol, whose connection_made() has returned.

@@ -27,11 +27,17 @@ struct ServerOptions {
   bool keep_alive = false;     // ask the other side now and then whether it is still there
   bool start_serving = true;   // false: only start_serving() or serve_forever() begin to accept
   bool cleanup_socket = true;  // close() removes the file of a unix socket, if it is still the server's
+  bool spread = true;          // in a group, connections live on all its loops; false: on the server's
 };
 
 // Accepts connections, for each of which it makes a protocol. A handle: copies are the same server, and the loop keeps
-// it alive until it is closed and its connections have ended, whether there is a handle or not. Connections live, and
-// protocols are called, on the server's loop.
+// it alive until it is closed and its connections have ended, whether there is a handle or not.
+//
+// In a group the server uses all loops: its own accepts for all, and deals the connections out. Of the loop in turn and
+// one other the one that has fewer of them gets the next, so that there are as many on each, however long they last. A
+// connection stays on its loop: there the factory is called for it, its protocol is, and the task of its handler runs.
+// So a factory, or a handler, is called on several loops at the same time, and what connections share needs locks; or
+// ServerOptions::spread off, which keeps them all on the server's loop.
 // Threads: the loop's; in a group, those of all its loops.
 class OURO_EXPORT Server {
  public:
@@ -53,7 +59,8 @@ class OURO_EXPORT Server {
   void close();
   // Waits until it is closed, and all its connections have ended. If cancelled: CancelledError; nothing else changes.
   [[nodiscard]] Coroutine<> wait_closed();
-  // Closes the connections that there are now, as their close() does; or as their abort() does.
+  // Closes the connections that there are now, as their close() does; or as their abort() does. In a group each loop
+  // does so soon; a connection that is on its way to its loop is met there.
   void close_clients();
   void abort_clients();
 

@@ -8,9 +8,10 @@
 //     }
 //     auto server = co_await ouro::start_server(echo, "127.0.0.1", 8000);
 //
-// A connection belongs to the loop on which it was opened, a server and the tasks of its handlers to the one on which
-// it was started. Threads, of readers and writers: the loop's; in a group those of all its loops, so that a floating
-// task may have them. What it writes elsewhere goes to the connection's loop soon, in order.
+// A connection belongs to the loop on which it was opened, one that a server accepted to the loop that it was dealt to
+// (servers.hpp), where the task of its handler is pinned. Threads, of readers and writers: the loop's; in a group those
+// of all its loops, so that a floating task may have them. What it writes elsewhere goes to the connection's loop soon,
+// in order.
 #pragma once
 
 #include <sys/socket.h>
@@ -331,9 +332,11 @@ std::shared_ptr<StreamHandler> stream_handler(F handler) {
 
 // Listens as EventLoop::create_server does, and calls `handler` with the two halves of each connection: by reference,
 // then the connection is closed when it has ended; or by value, then it may give them away. A coroutine function's
-// coroutine becomes a task of the server's loop, which is cancelled and awaited at the end of run() as all tasks are;
-// the end of the server does not touch it. What it throws goes to the exception handler, and closes the connection.
-// Threads: a task of an EventLoop. Throws: as create_server; ValueError for a limit of 0. If cancelled: as that.
+// coroutine becomes a task of the connection's loop, which is cancelled and awaited at the end of run() as all tasks
+// are; the end of the server does not touch it. What it throws goes to that loop's exception handler, and closes the
+// connection.
+// Threads: a task of an EventLoop; in a group `handler` is called on all loops, on several at the same time, unless
+// ServerOptions::spread is off. Throws: as create_server; ValueError for a limit of 0. If cancelled: as that.
 template <class F>
   requires detail::HandlesStreams<F>
 [[nodiscard]] Coroutine<Server> start_server(F handler, std::string_view host, int port, StreamOptions options = {},

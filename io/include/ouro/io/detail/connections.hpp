@@ -1,6 +1,7 @@
 // How connections and servers are made: what EventLoop's create_connection, create_server and their kin are made of.
 //
-// All that is made here belongs to the loop whose function was called. In a group the caller may float, and be on
+// All that is made here belongs to the loop whose function was called; what a server accepts, to any loop of its group.
+// In a group the caller may float, and be on
 // another loop after each await: so the work is done by a task that is pinned there.
 #pragma once
 
