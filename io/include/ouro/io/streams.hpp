@@ -118,7 +118,7 @@ class OURO_EXPORT StreamReader {
     return reading<std::string>({.want = Want::until, .separators = separators});
   }
   auto readuntil(std::initializer_list<std::string_view> separators) {
-    return readuntil(std::span(separators.begin(), separators.size()));
+    return reading<std::string>({.want = Want::until, .separators = std::span(separators.begin(), separators.size())});
   }
   // The next line, or nothing at the end: `while (auto line = co_await reader.next())`. So a reader can be the source
   // of a map(). Throws: as readline(). If cancelled: as read().
@@ -144,7 +144,8 @@ class OURO_EXPORT StreamReader {
     return reading<std::string_view>({.want = Want::until, .separators = separators});
   }
   auto readuntil_view(std::initializer_list<std::string_view> separators) {
-    return readuntil_view(std::span(separators.begin(), separators.size()));
+    return reading<std::string_view>(
+        {.want = Want::until, .separators = std::span(separators.begin(), separators.size())});
   }
 
   // The other side has ended, and all was read.
