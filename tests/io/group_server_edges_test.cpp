@@ -85,8 +85,8 @@ TEST_P(GroupServers, AFactoryThatThrows) {
 TEST_P(GroupServers, AKeyboardInterruptOfAFactoryEndsTheRun) {
   for (int nth = 1; nth <= 4; ++nth) {
     std::atomic<int> calls{0};
+    Tally tally;  // the main task may be cancelled when it has not come to its try block yet
     const auto main = [&]() -> Coroutine<> {
-      Tally tally;
       Event never;
       const auto factory = [&]() -> std::unique_ptr<Guest> {
         if (++calls == nth) throw KeyboardInterrupt();
