@@ -175,6 +175,7 @@ void Listener::close() noexcept {
   if (closing_) return;
   closing_ = true;
   timer_.cancel();
+  timer_ = TimerHandle();  // the listener may go on another thread, the loop have the cancelled timer still
   if (from_ == From::library) ::shutdown(fileno(), SHUT_RD);
   remove_file();
   if (in_flight()) server_.network().proactor.cancel(*this);

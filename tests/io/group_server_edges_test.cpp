@@ -85,8 +85,8 @@ TEST_P(GroupServers, AFactoryThatThrows) {
 TEST_P(GroupServers, AKeyboardInterruptOfAFactoryEndsTheRun) {
   for (int nth = 1; nth <= 4; ++nth) {
     std::atomic<int> calls{0};
+    Tally tally;  // the main task may be cancelled when it has not come to its try block yet
     const auto main = [&]() -> Coroutine<> {
-      Tally tally;
       Event never;
       const auto factory = [&]() -> std::unique_ptr<Guest> {
         if (++calls == nth) throw KeyboardInterrupt();
@@ -154,6 +154,37 @@ TEST_P(GroupServers, ComeBackFromWantOfDescriptors) {
 }
 
 // ---- The end of the group ----
+
+// The last connections end on the other loops while the server's own does not run.
+TEST_P(GroupServers, AServerMayEndBetweenTwoRuns) {
+  Tally tally;
+  std::vector<Server> kept;
+  std::vector<Socket> clients;
+  Runner runner(with(GetParam()));
+  runner.run([&]() -> Coroutine<> {
+    Server server = co_await workers().front()->create_server(guests(tally), "127.0.0.1", 0);
+    kept.push_back(server);
+    clients = co_await many_connected_to(address_of(server), 20);
+    int at_home = 0;
+    for (Socket& client : clients) {
+      const std::string place = co_await answer_to(client);
+      if (place != "a") continue;
+      client.close();
+      ++at_home;
+    }
+    co_await until([&] { return tally.open == 20 - at_home; });
+    server.close();
+    for (int turns = 0; turns < 20; ++turns) co_await sleep(0s);
+  });
+  clients.clear();
+  while (tally.open != 0) std::this_thread::yield();
+  runner.run([&]() -> Coroutine<> {
+    co_await kept.front().wait_closed();
+    const bool drained = co_await kept.front().drain(1h);
+    EXPECT_TRUE(drained);
+  });
+  runner.close();
+}
 
 // Connects again and again to a unix socket, on a thread of its own. When it has many connections it ends them, and
 // waits until the other side has: whatever becomes of that, it closes them all.
