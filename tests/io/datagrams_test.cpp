@@ -153,7 +153,8 @@ TEST_P(DatagramsOfAnyKind, AFloodStopsNobody) {
       sent += burst;
       for (Box& box : boxes) co_await until([&] { return box.received().size() == sent; });
     }
-    EXPECT_LT(most, each);
+    co_await until([&before] { return before == 0; });
+    EXPECT_LE(most, 32U) << "of one endpoint in one turn, or two";
     for (Box& box : boxes) co_await close_box(box);
   });
 }

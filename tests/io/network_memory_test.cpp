@@ -1,5 +1,6 @@
 // Allocations that fail while transports send and receive: whoever could not keep something ends the connection with
-// std::bad_alloc, and what the other side got is all that was written up to some point. A program of its own, because
+// std::bad_alloc, and what the other side got is all that was written up to some point. A datagram that could not be
+// kept is not sent, and that is all. A program of its own, because
 // it replaces operator new.
 #include <gmock/gmock.h>
 
@@ -11,6 +12,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include <ouro/ouro.hpp>
 
@@ -191,6 +193,42 @@ TEST_F(NetworkMemory, WhatCannotBeKeptEndsTheConnection) {
       EXPECT_TRUE(rest_failed) << "allocation " << n;
       static_cast<void>(co_await fails_to_keep<Recorder>(n));  // nothing is kept without the kernel's buffers
     }
+  });
+}
+
+// ---- Datagrams ----
+
+// B399
+TEST_F(NetworkMemory, ADatagramThatCannotBeKeptIsNotSent) {
+  run([]() -> Coroutine<> {
+    EventLoop& loop = get_running_loop();
+    Socket reader(AF_UNIX, SOCK_DGRAM);
+    reader.bind(Address::unix_path(""));
+    const DatagramOptions options{.remote = reader.getsockname()};
+    const auto factory = [] { return std::make_unique<DatagramProtocol>(); };
+    auto [transport, protocol] = co_await loop.create_datagram_endpoint(factory, options);
+    std::vector<std::string> sent;
+    for (long n = 0; n < 100; ++n) {
+      const std::string data = std::to_string(n) + pattern(100);
+      allocations_left = n % 3;
+      try {
+        transport->sendto(data);
+        allocations_left = -1;
+        sent.push_back(data);
+      } catch (const std::bad_alloc&) {
+        // Nothing of it is sent.
+      }
+      allocations_left = -1;
+    }
+    EXPECT_LT(sent.size(), 60U);
+    EXPECT_GT(sent.size(), 30U);
+    for (const std::string& data : sent) {
+      const auto [got, from] = co_await loop.sock_recvfrom(reader, 1000);
+      EXPECT_EQ(got, data);
+    }
+    EXPECT_FALSE(transport->is_closing());
+    transport->close();
+    co_await until([&held = protocol] { return held.use_count() == 1; });
   });
 }
 
