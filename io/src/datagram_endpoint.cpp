@@ -49,7 +49,6 @@ bool would_fail_for_ever(int error) noexcept {
   switch (error) {
     case EFAULT:
     case EINVAL:
-    case ENOMEM:
     case ENOTCONN:
     case EOPNOTSUPP:
       return true;

@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstddef>
@@ -390,14 +391,35 @@ TEST_F(Datagrams, ErrorReceivedMaySendAgainWithoutEnd) {
   });
 }
 
-// B400: the descriptor is another's.
-TEST_F(Datagrams, AFaultOfTheSocketEndsTheEndpoint) {
+// Puts another file in the place of its socket, which lives on in the request that waits.
+void replace_socket(const Box& box) {
+  const int fd = box.transport->get_extra_info<TransportSocket>("socket", TransportSocket(-1)).fileno();
+  const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
+  EXPECT_EQ(::dup3(null, fd, O_CLOEXEC), fd);
+  ::close(null);
+}
+
+// B400
+TEST_F(Datagrams, AFaultOfTheSocketThatReceivesEndsTheEndpoint) {
+  run([]() -> Coroutine<> {
+    Box box = co_await open_box({.local = Address::unix_path("")});
+    Box from = co_await open_box({.remote = box.transport->getsockname()});
+    co_await falls_asleep();
+    replace_socket(box);
+    from.transport->sendto("x");
+    co_await until([&box] { return box.mail->lost(); });
+    EXPECT_THAT(box.mail->events, ElementsAre("made", HasSubstr("lost: exception: recvmsg")));
+    EXPECT_THAT(Reports::take(), ElementsAre(HasSubstr("Fatal read error on datagram transport")));
+    co_await close_box(from);
+  });
+}
+
+// B400
+TEST_F(Datagrams, AFaultOfTheSocketThatSendsEndsTheEndpoint) {
   run([]() -> Coroutine<> {
     Box box = co_await open_box({.remote = Address::ip("127.0.0.1", 9)});
-    const int fd = box.transport->get_extra_info<TransportSocket>("socket", TransportSocket(-1)).fileno();
-    const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
-    EXPECT_EQ(::dup3(null, fd, O_CLOEXEC), fd);
-    ::close(null);
+    co_await falls_asleep();
+    replace_socket(box);
     box.transport->sendto("x");
     EXPECT_TRUE(box.transport->is_closing());
     co_await until([&box] { return box.mail->lost(); });

@@ -228,7 +228,7 @@ TEST_F(NetworkMemory, ADatagramThatCannotBeKeptIsNotSent) {
     }
     EXPECT_FALSE(transport->is_closing());
     transport->close();
-    co_await until([&protocol = protocol] { return protocol.use_count() == 1; });
+    co_await until([&held = protocol] { return held.use_count() == 1; });
   });
 }
 

@@ -56,6 +56,8 @@ struct DatagramOptions {
   bool allow_broadcast = false;  // it may send to all, and is not connected: the remote address only is the usual one
 };
 
+static_assert(std::is_trivially_destructible_v<DatagramOptions>);
+
 namespace detail {
 
 // The options, and what they are about.
