@@ -22,11 +22,15 @@ constexpr std::size_t piece_bytes = 64 * 1024;
 // ---- Streams ----
 
 Coroutine<> echo_stream(ouro::StreamReader& reader, ouro::StreamWriter& writer) {
-  while (true) {
-    const std::string_view piece = co_await reader.read_view(piece_bytes);
-    if (piece.empty()) break;
-    writer.write(piece);
-    co_await writer.drain();
+  try {
+    while (true) {
+      const std::string_view piece = co_await reader.read_view(piece_bytes);
+      if (piece.empty()) break;
+      writer.write(piece);
+      co_await writer.drain();
+    }
+  } catch (const ouro::ConnectionError&) {
+    // The other side has gone.
   }
 }
 
