@@ -24,9 +24,8 @@ constexpr std::string_view not_an_integer = "ERR value is not an integer or out 
 constexpr std::string_view syntax_error = "ERR syntax error";
 
 bool same(std::string_view word, std::string_view upper) {
-  return std::equal(word.begin(), word.end(), upper.begin(), upper.end(), [](char a, char b) {
-    return (a >= 'a' && a <= 'z' ? static_cast<char>(a - 'a' + 'A') : a) == b;
-  });
+  return std::equal(word.begin(), word.end(), upper.begin(), upper.end(),
+                    [](char a, char b) { return (a >= 'a' && a <= 'z' ? static_cast<char>(a - 'a' + 'A') : a) == b; });
 }
 
 std::optional<long long> number_of(std::string_view text) {
@@ -76,8 +75,8 @@ std::string_view read(Arguments words, SetOptions& options) {
       return syntax_error;
     }
   }
-  const bool contradicts = (options.only_new && options.only_old) || (options.keeps_end && options.ends != Keyspace::never);
-  return contradicts ? syntax_error : "";
+  if (options.only_new && options.only_old) return syntax_error;
+  return options.keeps_end && options.ends != Keyspace::never ? syntax_error : "";
 }
 
 void set_with_options(Keyspace& keys, Arguments words, const SetOptions& options, std::string& to) {
@@ -121,9 +120,8 @@ void append(Keyspace& keys, Arguments words, std::string& to) {
 }
 
 void strlen(Keyspace& keys, Arguments words, std::string& to) {
-  keys.look(words[1], [&to](const Entry* entry) {
-    add_integer(to, entry ? static_cast<long long>(entry->value.size()) : 0);
-  });
+  keys.look(words[1],
+            [&to](const Entry* entry) { add_integer(to, entry ? static_cast<long long>(entry->value.size()) : 0); });
 }
 
 void count(Keyspace& keys, std::string_view name, std::optional<long long> by, std::string& to) {
@@ -194,7 +192,9 @@ void del(Keyspace& keys, Arguments words, std::string& to) {
   add_integer(to, std::count_if(words.begin() + 1, words.end(), [&](auto name) { return keys.erase(name); }));
 }
 void exists(Keyspace& keys, Arguments words, std::string& to) {
-  const auto there = [&](std::string_view name) { return keys.look(name, [](const Entry* entry) { return entry != nullptr; }); };
+  const auto there = [&](std::string_view name) {
+    return keys.look(name, [](const Entry* entry) { return entry != nullptr; });
+  };
   add_integer(to, std::count_if(words.begin() + 1, words.end(), there));
 }
 void mget(Keyspace& keys, Arguments words, std::string& to) {
@@ -239,15 +239,15 @@ constexpr std::size_t any = std::numeric_limits<std::size_t>::max();
 
 // Those that are asked for most come first.
 constexpr std::array commands{
-    Command{"GET", 2, 2, get},           Command{"SET", 3, any, set},        Command{"INCR", 2, 2, incr},
-    Command{"DEL", 2, any, del},         Command{"MGET", 2, any, mget},      Command{"MSET", 3, any, mset},
-    Command{"PING", 1, 2, ping},         Command{"EXISTS", 2, any, exists},  Command{"DECR", 2, 2, decr},
-    Command{"INCRBY", 3, 3, incrby},     Command{"DECRBY", 3, 3, decrby},    Command{"APPEND", 3, 3, append},
-    Command{"STRLEN", 2, 2, strlen},     Command{"EXPIRE", 3, 3, expire},    Command{"PEXPIRE", 3, 3, pexpire},
-    Command{"TTL", 2, 2, ttl},           Command{"PTTL", 2, 2, pttl},        Command{"PERSIST", 2, 2, persist},
-    Command{"UNLINK", 2, any, del},      Command{"TYPE", 2, 2, type},        Command{"ECHO", 2, 2, echo},
-    Command{"DBSIZE", 1, 1, dbsize},     Command{"FLUSHALL", 1, 2, flush},   Command{"FLUSHDB", 1, 2, flush},
-    Command{"SELECT", 2, 2, select},     Command{"COMMAND", 1, any, nothing}, Command{"CONFIG", 1, any, nothing},
+    Command{"GET", 2, 2, get},       Command{"SET", 3, any, set},         Command{"INCR", 2, 2, incr},
+    Command{"DEL", 2, any, del},     Command{"MGET", 2, any, mget},       Command{"MSET", 3, any, mset},
+    Command{"PING", 1, 2, ping},     Command{"EXISTS", 2, any, exists},   Command{"DECR", 2, 2, decr},
+    Command{"INCRBY", 3, 3, incrby}, Command{"DECRBY", 3, 3, decrby},     Command{"APPEND", 3, 3, append},
+    Command{"STRLEN", 2, 2, strlen}, Command{"EXPIRE", 3, 3, expire},     Command{"PEXPIRE", 3, 3, pexpire},
+    Command{"TTL", 2, 2, ttl},       Command{"PTTL", 2, 2, pttl},         Command{"PERSIST", 2, 2, persist},
+    Command{"UNLINK", 2, any, del},  Command{"TYPE", 2, 2, type},         Command{"ECHO", 2, 2, echo},
+    Command{"DBSIZE", 1, 1, dbsize}, Command{"FLUSHALL", 1, 2, flush},    Command{"FLUSHDB", 1, 2, flush},
+    Command{"SELECT", 2, 2, select}, Command{"COMMAND", 1, any, nothing}, Command{"CONFIG", 1, any, nothing},
 };
 
 }  // namespace

@@ -69,11 +69,18 @@ std::string_view content_type_of(std::string_view path) {
     std::string_view end, type;
   };
   constexpr std::array types{
-      Type{".html", "text/html; charset=utf-8"}, Type{".css", "text/css; charset=utf-8"},
-      Type{".js", "text/javascript; charset=utf-8"}, Type{".json", "application/json"},
-      Type{".txt", "text/plain; charset=utf-8"}, Type{".md", "text/markdown; charset=utf-8"},
-      Type{".svg", "image/svg+xml"}, Type{".png", "image/png"}, Type{".jpg", "image/jpeg"},
-      Type{".gif", "image/gif"}, Type{".ico", "image/x-icon"}, Type{".wasm", "application/wasm"},
+      Type{".html", "text/html; charset=utf-8"},
+      Type{".css", "text/css; charset=utf-8"},
+      Type{".js", "text/javascript; charset=utf-8"},
+      Type{".json", "application/json"},
+      Type{".txt", "text/plain; charset=utf-8"},
+      Type{".md", "text/markdown; charset=utf-8"},
+      Type{".svg", "image/svg+xml"},
+      Type{".png", "image/png"},
+      Type{".jpg", "image/jpeg"},
+      Type{".gif", "image/gif"},
+      Type{".ico", "image/x-icon"},
+      Type{".wasm", "application/wasm"},
       Type{".pdf", "application/pdf"},
   };
   for (const Type& one : types) {

@@ -200,8 +200,7 @@ void Connection::add_head(unsigned status, std::string_view type, std::size_t by
   answers_.append(request_.keeps_alive ? "\r\n" : "\r\nConnection: close\r\n").append(more_headers).append("\r\n");
 }
 
-void Connection::respond(unsigned status, std::string_view type, std::string_view body,
-                         std::string_view more_headers) {
+void Connection::respond(unsigned status, std::string_view type, std::string_view body, std::string_view more_headers) {
   if (lost_) return;
   add_head(status, type, body.size(), more_headers);
   if (request_.method != HTTP_HEAD) answers_.append(body);

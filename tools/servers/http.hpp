@@ -20,8 +20,8 @@
 namespace servers::http {
 
 struct Limits {
-  std::size_t target_bytes = 8 * 1024;  // beyond: 414
-  std::size_t body_bytes = 1 << 20;     // beyond: 413
+  std::size_t target_bytes = 8 * 1024;                 // beyond: 414
+  std::size_t body_bytes = 1 << 20;                    // beyond: 413
   ouro::Duration patience = std::chrono::seconds(60);  // for a whole head, and between two requests; beyond: closed
 };
 

@@ -15,7 +15,7 @@ constexpr std::size_t line_bytes_max = std::size_t{64} << 10;
 struct Parsed {
   enum class State { whole, partial, wrong };
   State state;
-  std::size_t used = 0;     // whole: so many bytes of the input
+  std::size_t used = 0;    // whole: so many bytes of the input
   const char* error = "";  // wrong: why
 };
 

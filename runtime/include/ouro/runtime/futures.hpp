@@ -5,6 +5,7 @@
 #include <concepts>
 #include <cstdint>
 #include <exception>
+#include <new>
 #include <source_location>
 #include <string>
 #include <type_traits>
