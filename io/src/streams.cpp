@@ -335,25 +335,28 @@ void report_handler(EventLoop& loop, const std::exception_ptr& error) noexcept {
   loop.call_exception_handler(context);
 }
 
-// The task of a connection. When it is left, or goes before it began, the writer goes, and the connection is closed.
+// The task of a connection. When it is left, or goes before it began, the writer goes, and the connection is closed:
+// unless the handler has given the writer away, and did not throw.
 Coroutine<> handle_streams(std::shared_ptr<StreamHandler> handler, std::shared_ptr<Transport> transport,
                            StreamReader its_reader, StreamWriter its_writer) {
-  StreamReader reader(std::move(its_reader));
-  StreamWriter writer(std::move(its_writer));
   std::exception_ptr error;
-  try {
-    Coroutine<> work = handler->handle(reader, writer);
-    co_await std::move(work);
-  } catch (const CancelledError&) {
-    throw;
-  } catch (const KeyboardInterrupt&) {
-    throw;
-  } catch (...) {
-    error = std::current_exception();
+  {
+    StreamReader reader(std::move(its_reader));
+    StreamWriter writer(std::move(its_writer));
+    try {
+      Coroutine<> work = handler->handle(reader, writer);
+      co_await std::move(work);
+    } catch (const CancelledError&) {
+      throw;
+    } catch (const KeyboardInterrupt&) {
+      throw;
+    } catch (...) {
+      error = std::current_exception();
+    }
   }
   if (!error) co_return;
   report_handler(transport->get_loop(), error);
-  writer.close();
+  transport->close();
 }
 
 class StreamServerProtocol final : public StreamReaderProtocol,

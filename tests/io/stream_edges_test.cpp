@@ -120,6 +120,29 @@ TEST_F(StreamEdges, ADrainThatEndsWithTheConnection) {
   });
 }
 
+// A handler that has given its writer away, and throws, has its connection closed all the same.
+TEST_F(StreamEdges, AHandlerThatThrowsWithoutItsWriter) {
+  run([]() -> Coroutine<> {
+    std::optional<StreamWriter> kept;
+    auto throws = [&kept](StreamReader reader, StreamWriter writer) -> Coroutine<> {
+      static_cast<void>(co_await reader.readline());
+      kept.emplace(std::move(writer));
+      throw RuntimeError("a bug");
+    };
+    const ServerOptions here{.spread = false};
+    Server server = co_await start_server(throws, "127.0.0.1", 0, StreamOptions{}, here);
+    auto [reader, writer] = co_await open_connection("127.0.0.1", server.sockets().front().getsockname().port());
+    writer.write("x\n");
+    const std::string end = co_await reader.read();
+    EXPECT_EQ(end, "");
+    EXPECT_TRUE(kept && kept->is_closing());
+    EXPECT_EQ(test::Reports::take().size(), 1U);
+    kept.reset();
+    server.close();
+    co_await server.wait_closed();
+  });
+}
+
 // ---- Elsewhere than on the connection's loop ----
 
 class FloatingEdges : public test::GroupsOfAnySize {};
