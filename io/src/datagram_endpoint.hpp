@@ -118,6 +118,7 @@ class DatagramEndpoint final : public DatagramTransport,
   const Address* checked(const Address* to) const;
   bool drop_send();
   int send_now(std::span<const std::byte> data, const Address& to) noexcept;
+  int send_or_hear(std::span<const std::byte> data, const Address& to);
   [[gnu::cold]] void refused(int error, const Address& to);
   void enqueue(std::span<const std::byte> data, const Address& to);
   void send_queued();

@@ -26,6 +26,21 @@ constexpr unsigned doublings = 8;  // to 12.8 ms
 
 bool finds_no_room(int error) noexcept { return error == EAGAIN || error == EINTR; }
 
+// What ICMP says.
+bool is_heard_of_others(int error) noexcept {
+  switch (error) {
+    case ECONNREFUSED:
+    case EHOSTUNREACH:
+    case EHOSTDOWN:
+    case ENETUNREACH:
+    case ENOPROTOOPT:
+    case EPROTO:
+      return true;
+    default:
+      return false;
+  }
+}
+
 }  // namespace
 
 const Address* DatagramEndpoint::checked(const Address* to) const {
@@ -58,7 +73,7 @@ void DatagramEndpoint::sendto(std::span<const std::byte> data, const Address* to
   }
   if (OURO_UNLIKELY(drop_send())) return;
   if (OURO_LIKELY(queue_.empty())) {
-    const int error = send_now(data, *to);
+    const int error = send_or_hear(data, *to);
     if (OURO_LIKELY(error == 0)) return;
     if (!finds_no_room(error)) return refused(error, *to);
   }
@@ -76,6 +91,15 @@ int DatagramEndpoint::send_now(std::span<const std::byte> data, const Address& t
   message.msg_iov = &part;
   message.msg_iovlen = 1;
   return ::sendmsg(fd_.get(), &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? errno : 0;
+}
+
+// What a connected socket has heard of an earlier datagram, by ICMP, it says when the next one is sent, which it does
+// not send then (udp(7)).
+int DatagramEndpoint::send_or_hear(std::span<const std::byte> data, const Address& to) {
+  const int error = send_now(data, to);
+  if (OURO_LIKELY(error == 0) || !connected_ || !internet_ || !is_heard_of_others(error)) return error;
+  refused(error, to);
+  return send_now(data, to);
 }
 
 void DatagramEndpoint::refused(int error, const Address& to) {
@@ -98,10 +122,10 @@ void DatagramEndpoint::send_queued() {
     queue_.clear();
     queued_bytes_ = 0;
   }
-  for (unsigned left = datagrams_a_turn; !queue_.empty() && !blocked_; --left) {
+  for (unsigned left = datagrams_a_turn; !queue_.empty() && !blocked_ && !aborted_; --left) {
     if (left == 0) return raise();
     const Queued& first = queue_.front();
-    const int error = send_now(std::as_bytes(std::span(first.data)), first.to);
+    const int error = send_or_hear(std::as_bytes(std::span(first.data)), first.to);
     if (finds_no_room(error)) return wait_for_room(left == datagrams_a_turn);
     rests_ = 0;
     const Address to = first.to;

@@ -77,14 +77,16 @@ Coroutine<std::vector<AddressInfo>> addresses_of(EventLoop& loop, const Endpoint
   co_return found;
 }
 
-// The first address of each family, and protocol.
+// The first address of each family, and protocol: an Address says nothing of that, a name that was looked up does.
 void join(std::vector<Ends>& all, const std::vector<AddressInfo>& infos, Address Ends::* end) {
   for (const AddressInfo& info : infos) {
     const auto same = [&info](const Ends& known) {
-      return known.family == info.family && (known.protocol == info.protocol || info.protocol == 0);
+      const bool any = known.protocol == 0 || info.protocol == 0;
+      return known.family == info.family && (any || known.protocol == info.protocol);
     };
     auto at = std::find_if(all.begin(), all.end(), same);
     if (at == all.end()) at = all.insert(at, Ends{info.family, info.protocol});
+    if (at->protocol == 0) at->protocol = info.protocol;
     if (!((*at).*end)) (*at).*end = info.address;
   }
 }

@@ -68,7 +68,14 @@ TEST_F(DatagramEndpoints, HostsMayBeNamesOrNumbers) {
       co_await arrives(connected, numbered, "y");
       EXPECT_EQ(connected.transport->getpeername(), numbered.transport->getsockname());
       EXPECT_EQ(numbered.mail->senders.back(), connected.transport->getsockname());
-      co_await close_boxes(named, numbered, anywhere, nowhere, connected);
+      // One end by its name, the other as an address.
+      Box here = co_await open_box({.local = Address::ip(number, 0), .remote = {number, port}});
+      Box there = co_await open_box({.local = {number, 0}, .remote = numbered.transport->getsockname()});
+      for (Box* box : {&here, &there}) {
+        co_await arrives(*box, numbered, "z");
+        EXPECT_EQ(box->transport->getpeername(), numbered.transport->getsockname());
+      }
+      co_await close_boxes(named, numbered, anywhere, nowhere, connected, here, there);
     }
   });
 }

@@ -358,6 +358,24 @@ TEST_P(DatagramsOfAnyKind, WhatIsRefusedIsToldAndNoMore) {
   });
 }
 
+// What is heard of one that nobody took does not keep the next from being sent.
+TEST_P(DatagramsOfAnyKind, ARefusalHarmsNoOther) {
+  if (GetParam().family == AF_UNIX) return;  // where each is refused by itself
+  run([]() -> Coroutine<> {
+    Box first = co_await open_somewhere(GetParam());
+    const Address name = first.transport->getsockname();
+    Box box = co_await open_box({.remote = name});
+    co_await close_box(first);
+    box.transport->sendto("to nobody");
+    Box second = co_await open_box({.local = name});
+    for (const char* data : {"one", "two"}) box.transport->sendto(data);
+    co_await until([&] { return second.received().size() == 2 && box.mail->errors() == 1; });
+    EXPECT_THAT(second.received(), ElementsAre("one", "two"));
+    co_await close_boxes(box, second);
+    EXPECT_EQ(box.mail->errors(), 1U);
+  });
+}
+
 // B400: one that is too large is refused, and no other; each is told of.
 TEST_P(DatagramsOfAnyKind, OneThatCannotBeSentHarmsNoOther) {
   run([]() -> Coroutine<> {

@@ -223,7 +223,7 @@ class OURO_EXPORT EventLoop : public BaseEventLoop {
   // ---- Datagrams ----
 
   // An endpoint that is bound to the local address of the options, and connected to the remote one; of the addresses
-  // that the lookups find, the first for which that can be done. A unix socket without a local path has no name, and
+  // that the lookups find, the first of each family is tried. A unix socket without a local path has no name, and
   // nobody can answer it; a file at the path that is a socket is replaced, and stays when the endpoint is closed.
   // `factory` is called as above and gives a class that derives from DatagramProtocol. Gives the transport, and the
   // protocol, whose connection_made() has returned. Both belong to this loop.
