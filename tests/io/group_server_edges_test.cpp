@@ -115,6 +115,7 @@ TEST_P(GroupServers, ComeBackFromWantOfDescriptors) {
   rlimit before{};
   ::getrlimit(RLIMIT_NOFILE, &before);
   const auto main = [before](EventLoop& home) -> Coroutine<> {
+    co_await test::rehearse();
     Tally tally;
     Server server = co_await home.create_server(guests(tally), "127.0.0.1", 0, {.start_serving = false});
     Socket client(AF_INET);

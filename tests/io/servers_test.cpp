@@ -349,6 +349,7 @@ TEST_F(ServersTest, AHandleMayOutliveTheLoop) {
 TEST_F(ServersTest, ComesBackFromWantOfDescriptors) {
   run([]() -> Coroutine<> {
     EventLoop& loop = get_running_loop();
+    co_await test::rehearse();
     Server server = co_await loop.create_server(echo, "127.0.0.1", 0, {.start_serving = false});
     Socket client(AF_INET);
     rlimit before{};
