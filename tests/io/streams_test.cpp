@@ -27,6 +27,7 @@ using test::end_of;
 using test::pattern;
 using test::Reports;
 using test::until;
+using testing::AnyOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::StartsWith;
@@ -262,11 +263,13 @@ TEST_F(StreamsTest, AConnectionThatIsReset) {
     EXPECT_FALSE(draining.done());
     reset_when_closed(socket);
     socket.close();
-    EXPECT_THAT(co_await end_of(draining), HasSubstr("Connection reset"));
-    EXPECT_THAT(co_await end_of(reading), HasSubstr("Connection reset"));
-    EXPECT_THAT(co_await end_of(writer.drain()), HasSubstr("Connection reset"));
-    EXPECT_THAT(co_await end_of(reader.read(1)), HasSubstr("Connection reset"));
-    EXPECT_THAT(co_await end_of(writer.wait_closed()), HasSubstr("Connection reset"));
+    // The kernel tells of the reset once; a send that comes after that finds a broken pipe, and may be heard first.
+    const std::string why = co_await end_of(draining);
+    EXPECT_THAT(why, AnyOf(HasSubstr("Connection reset"), HasSubstr("Broken pipe")));
+    EXPECT_EQ(co_await end_of(reading), why);
+    EXPECT_EQ(co_await end_of(writer.drain()), why);
+    EXPECT_EQ(co_await end_of(reader.read(1)), why);
+    EXPECT_EQ(co_await end_of(writer.wait_closed()), why);
     EXPECT_TRUE(writer.is_closing());
     writer.write("dropped");
   });
