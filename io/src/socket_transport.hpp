@@ -151,7 +151,8 @@ class SocketTransport final : public Transport,
   int write_error_ = 0;
   ReceiveBuffers::List pieces_;  // received, and not passed on yet
   std::uint8_t dropped_writes_ = 0;
-  // For other threads too. Under the lock anybody may ask for names, and the descriptor is closed.
+  // For other threads too. Under the lock anybody may ask for names, of the system too, and fd_ is given up. It is held
+  // seldom: twice in a connection's life, and when somebody asks.
   mutable SpinLock names_lock_;
   Atomic<bool> closing_{false};      // relaxed: a hint
   Atomic<bool> lost_{false};         // connection_lost() has been called, or never will be; see become_lost()

@@ -9,7 +9,6 @@
 #include <http_parser.h>
 
 #include <cstddef>
-#include <functional>
 #include <memory>
 #include <span>
 #include <string>

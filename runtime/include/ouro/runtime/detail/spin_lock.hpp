@@ -1,4 +1,5 @@
-// A lock for a few instructions: nothing of the user's runs under it, and no memory is asked for.
+// A lock for a few instructions: nothing of the user's runs under it. Where memory is asked for under one, or the
+// system is called, that is said there.
 #pragma once
 
 #include <cstdint>
