@@ -3,7 +3,10 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <memory>
+#include <new>
 #include <source_location>
 #include <span>
 #include <string>
@@ -21,6 +24,42 @@ class DatagramEndpoint;
 class Proactor;
 class ServerState;
 class SocketTransport;
+
+// Chunks of what waits to be sent that may be used again: so many are kept at most. From malloc each would come anew out
+// of the kernel in every turn of a busy loop: it returns what is free at the end of its heap.
+template <std::size_t bytes_each, unsigned kept_max>
+class ChunkCache {
+ public:
+  static constexpr std::size_t chunk_bytes = bytes_each;
+
+  ChunkCache() = default;
+  ~ChunkCache() {
+    while (first_) ::operator delete(std::exchange(first_, first_->next));
+  }
+  ChunkCache(const ChunkCache&) = delete;
+
+  // Throws: std::bad_alloc.
+  void* take() {
+    if (!first_) return ::operator new(chunk_bytes);
+    --kept_;
+    return std::exchange(first_, first_->next);
+  }
+  void give_back(void* chunk) noexcept {
+    // AddressSanitizer is to see every use of what has been freed.
+    if (OURO_ASAN || kept_ == kept_max) return ::operator delete(chunk);
+    ++kept_;
+    first_ = ::new (chunk) Free{first_};
+  }
+
+ private:
+  struct Free {
+    Free* next;
+  };
+  Free* first_ = nullptr;
+  unsigned kept_ = 0;
+};
+using SmallChunks = ChunkCache<4 * 1024, 256>;
+using LargeChunks = ChunkCache<16 * 1024 + 64, 96>;
 
 class Network {
  public:
@@ -51,9 +90,23 @@ class Network {
     std::unique_ptr<std::byte[]> data;
   };
 
+  // What a protocol is being given, where the kernel put it.
+  struct Given {
+    const std::byte* begin = nullptr;
+    std::size_t size = 0;
+    std::uint16_t id = 0;
+
+    bool has(std::span<const std::byte> data) const noexcept {
+      return std::greater_equal<>()(data.data(), begin) && std::less_equal<>()(data.data() + data.size(), begin + size);
+    }
+  };
+
   EventLoop& loop;
   Proactor& proactor;
   Cork cork;
+  Given given;
+  SmallChunks small_chunks;
+  LargeChunks large_chunks;
 
  private:
   template <class T>

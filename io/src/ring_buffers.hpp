@@ -6,6 +6,9 @@
 // the kernel never waits for long; a connection that sends without end gets what there is, and no more. They are as
 // many as are ready in one turn of a busy loop, and few enough to stay in the processor's cache.
 //
+// What is sent on as it came is not copied: its buffer is lent to the queue that sends it. Not more than half of them
+// are, so those who do not take what they are sent stop nobody: from then on it is copied.
+//
 // Datagrams have buffers of their own, each for the largest that UDP has, with what the kernel says of it before: 4.25
 // MiB of addresses once a loop has an endpoint, of which a page each is memory if the datagrams are small.
 #pragma once
@@ -46,7 +49,7 @@ class BufferGroup {
     bool empty() const noexcept { return first == none; }
   };
   void push(List& list, std::uint16_t id, std::size_t bytes) noexcept {
-    pieces_[id] = {static_cast<std::uint32_t>(bytes), none};
+    pieces_[id] = {static_cast<std::uint32_t>(bytes), none, 1};
     (list.empty() ? list.first : pieces_[list.last].next) = id;
     list.last = id;
   }
@@ -56,18 +59,37 @@ class BufferGroup {
     return id;
   }
   std::span<std::byte> piece(std::uint16_t id) const noexcept { return {memory_ + id * size, pieces_[id].bytes}; }
-  // The piece has been used: the buffer is the kernel's again.
+  // The buffer is the kernel's again.
   void give_back(std::uint16_t id) noexcept;
+
+  // The piece stays until return_lent(), too. False if too many are lent.
+  bool lend(std::uint16_t id) noexcept {
+    if (lent_ == count / 2) return false;
+    ++lent_;
+    ++pieces_[id].users;
+    return true;
+  }
+  void return_lent(std::uint16_t id) noexcept {
+    --lent_;
+    release(id);
+  }
+  unsigned lent() const noexcept { return lent_; }
+  // Whoever popped it needs it no more.
+  void release(std::uint16_t id) noexcept {
+    if (--pieces_[id].users == 0) give_back(id);
+  }
 
  private:
   struct Piece {
     std::uint32_t bytes;  // 0: the kernel's
     std::uint16_t next;
+    std::uint16_t users;
   };
 
   std::byte* memory_ = nullptr;  // of the buffers
   void* shared_ = nullptr;       // the ring of those that are the kernel's
   Piece pieces_[count] = {};
+  unsigned lent_ = 0;
 };
 
 using ReceiveBuffers = BufferGroup<0, 128, 16 * 1024>;

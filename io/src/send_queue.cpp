@@ -10,6 +10,7 @@
 
 #include <ouro/runtime/detail/frame_pool.hpp>
 
+#include "network.hpp"
 #include "proactor.hpp"
 #include "socket_transport.hpp"
 
@@ -20,28 +21,82 @@ struct SendQueue::Chunk {
   std::size_t begin;  // what has been sent
   std::size_t end;    // what has been written
   std::size_t capacity;
+  std::byte* data;  // behind this, or in a piece
+  std::uint16_t piece;
 
-  static Chunk* make(std::size_t capacity) {
-    return ::new (allocate_frame(sizeof(Chunk) + capacity)) Chunk{nullptr, 0, 0, capacity};
-  }
-  void free() noexcept { free_frame(this, sizeof(Chunk) + capacity); }
-  std::byte* data() noexcept { return reinterpret_cast<std::byte*>(this + 1); }
+  bool is_lent() const noexcept { return data != reinterpret_cast<const std::byte*>(this + 1); }
 };
 
+SendQueue::Chunk* SendQueue::make(std::size_t capacity) {
+  const std::size_t bytes = sizeof(Chunk) + capacity;
+  void* const memory = bytes == SmallChunks::chunk_bytes   ? network_.small_chunks.take()
+                       : bytes == LargeChunks::chunk_bytes ? network_.large_chunks.take()
+                                                           : allocate_frame(bytes);
+  Chunk* const chunk = ::new (memory) Chunk{nullptr, 0, 0, capacity, nullptr, 0};
+  chunk->data = reinterpret_cast<std::byte*>(chunk + 1);
+  return chunk;
+}
+
+void SendQueue::free(Chunk* chunk) noexcept {
+  if (chunk->is_lent()) {
+    network_.proactor.buffers().return_lent(chunk->piece);
+    return free_frame(chunk, sizeof(Chunk));
+  }
+  const std::size_t bytes = sizeof(Chunk) + chunk->capacity;
+  if (bytes == SmallChunks::chunk_bytes) return network_.small_chunks.give_back(chunk);
+  if (bytes == LargeChunks::chunk_bytes) return network_.large_chunks.give_back(chunk);
+  free_frame(chunk, bytes);
+}
+
+void SendQueue::link(Chunk* chunk) noexcept {
+  (last_ ? last_->next : first_) = chunk;
+  last_ = chunk;
+}
+
 void SendQueue::append(std::span<const std::byte> data) {
+  constexpr std::size_t small = SmallChunks::chunk_bytes - sizeof(Chunk);
+  constexpr std::size_t large = LargeChunks::chunk_bytes - sizeof(Chunk);
   if (last_ && last_->capacity - last_->end >= data.size()) {
-    std::memcpy(last_->data() + last_->end, data.data(), data.size());
+    std::memcpy(last_->data + last_->end, data.data(), data.size());
     last_->end += data.size();
-  } else {
-    const std::size_t usual = (first_ ? chunk_bytes : first_chunk_bytes) - sizeof(Chunk);
-    const std::size_t capacity = data.size() <= usual ? usual : std::max(data.size(), chunk_bytes - sizeof(Chunk));
-    Chunk* const chunk = Chunk::make(capacity);
-    std::memcpy(chunk->data(), data.data(), data.size());
-    chunk->end = data.size();
-    (last_ ? last_->next : first_) = chunk;
-    last_ = chunk;
+    bytes_ += data.size();
+    return;
+  }
+  // All memory first.
+  Chunk* const before = last_;
+  const std::size_t usual = first_ ? small : first_chunk_bytes - sizeof(Chunk);
+  const std::size_t capacity = data.size() <= usual       ? usual
+                               : data.size() <= small     ? small
+                               : data.size() <= split_max ? large
+                                                          : data.size();
+  try {
+    for (std::size_t room = 0; room < data.size(); room += capacity) link(make(capacity));
+  } catch (...) {
+    Chunk* made = before ? std::exchange(before->next, nullptr) : std::exchange(first_, nullptr);
+    last_ = before;
+    while (made) free(std::exchange(made, made->next));
+    throw;
   }
   bytes_ += data.size();
+  for (Chunk* chunk = before ? before->next : first_; chunk; chunk = chunk->next) {
+    chunk->end = std::min(data.size(), capacity);
+    std::memcpy(chunk->data, data.data(), chunk->end);
+    data = data.subspan(chunk->end);
+  }
+}
+
+bool SendQueue::append_given(std::span<const std::byte> data) {
+  const Network::Given& given = network_.given;
+  if (!given.has(data)) return false;
+  void* const memory = allocate_frame(sizeof(Chunk));
+  if (!network_.proactor.buffers().lend(given.id)) {
+    free_frame(memory, sizeof(Chunk));
+    return false;
+  }
+  auto* const there = const_cast<std::byte*>(data.data());
+  link(::new (memory) Chunk{nullptr, 0, data.size(), data.size(), there, given.id});
+  bytes_ += data.size();
+  return true;
 }
 
 void SendQueue::start(Proactor& proactor, int fd) {
@@ -58,7 +113,7 @@ void SendQueue::start(Proactor& proactor, int fd) {
 void SendQueue::list_parts() noexcept {
   std::size_t parts = 0;
   for (Chunk* chunk = first_; chunk && parts != parts_max; chunk = chunk->next) {
-    parts_[parts++] = {.iov_base = chunk->data() + chunk->begin, .iov_len = chunk->end - chunk->begin};
+    parts_[parts++] = {.iov_base = chunk->data + chunk->begin, .iov_len = chunk->end - chunk->begin};
   }
   message_.msg_iov = parts_;
   message_.msg_iovlen = parts;
@@ -74,12 +129,12 @@ void SendQueue::consume(std::size_t bytes) noexcept {
     if (chunk->begin != chunk->end) return;
     first_ = chunk->next;
     if (!first_) last_ = nullptr;
-    chunk->free();
+    free(chunk);
   }
 }
 
 void SendQueue::clear() noexcept {
-  while (first_) std::exchange(first_, first_->next)->free();
+  while (first_) free(std::exchange(first_, first_->next));
   last_ = nullptr;
   bytes_ = 0;
 }

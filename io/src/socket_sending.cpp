@@ -23,6 +23,8 @@ namespace ouro::detail {
 namespace {
 
 constexpr std::uint8_t drops_reported = 5;
+// What is written inside a callback, and is not larger, waits for the end of the turn.
+constexpr std::size_t soon_max = 64 * 1024;
 
 }  // namespace
 
@@ -45,7 +47,6 @@ void SocketTransport::write(std::span<const std::byte> data) {
   if (OURO_UNLIKELY(drop_write()) || data.empty()) return;
   Network::Cork& cork = network_.cork;
   if (cork.owner == this) {
-    // What would be alone in it, and is not small, is better not copied.
     const bool fits = data.size() <= Network::Cork::size / 4;
     const bool full = data.size() > Network::Cork::size - cork.used;
     if (full || !fits) queue_cork();
@@ -58,14 +59,19 @@ void SocketTransport::write(std::span<const std::byte> data) {
       return;
     }
   }
+  if (cork.owner && data.size() <= soon_max) return send_soon(data);
   send(data);
 }
 
-// The request reaches the kernel with all others of this turn.
 void SocketTransport::write_soon(std::span<const std::byte> data) {
-  if (data.size() > Network::Cork::size / 4 || is_elsewhere()) return write(data);
+  if (data.size() > soon_max || is_elsewhere()) return write(data);
   if (OURO_UNLIKELY(drop_write()) || data.empty()) return;
   if (network_.cork.owner == this) return write(data);
+  send_soon(data);
+}
+
+// The request reaches the kernel with all others of this turn.
+void SocketTransport::send_soon(std::span<const std::byte> data) {
   enqueue(data);
   if (!aborted_) start_sending();
 }
@@ -136,8 +142,10 @@ void SocketTransport::send(std::span<const std::byte> data) {
 // Without memory the transport fails: what came before may have been sent, what comes after must not be.
 void SocketTransport::enqueue(std::span<const std::byte> data) {
   try {
-    if (!queue_) queue_ = std::make_unique<SendQueue>(*this);
-    queue_->append(data);
+    const bool lends = !queue_ && data.size() > Network::Cork::size / 4;
+    if (!queue_) queue_ = std::make_unique<SendQueue>(*this, network_);
+    // Who has not taken what it was sent before gets copies.
+    if (!lends || !queue_->append_given(data)) queue_->append(data);
   } catch (const std::bad_alloc&) {
     fail("Fatal write error on socket transport", std::current_exception());
   }

@@ -120,6 +120,7 @@ class SocketTransport final : public Transport,
 
   bool drop_write();
   void send(std::span<const std::byte> data);
+  void send_soon(std::span<const std::byte> data);
   void enqueue(std::span<const std::byte> data);
   void queue_cork();
   void flush_cork();
