@@ -28,8 +28,8 @@ static_assert(DatagramBuffers::size >= sizeof(io_uring_recvmsg_out) + datagram_n
 
 }  // namespace
 
-template <unsigned short group_number, unsigned how_many, std::size_t bytes_each>
-BufferGroup<group_number, how_many, bytes_each>::BufferGroup() {
+template <unsigned short group_number, unsigned how_many_first, unsigned how_many, std::size_t bytes_each>
+BufferGroup<group_number, how_many_first, how_many, bytes_each>::BufferGroup() {
   shared_ = map(count * sizeof(io_uring_buf));
   try {
     memory_ = static_cast<std::byte*>(map(count * size));
@@ -39,32 +39,38 @@ BufferGroup<group_number, how_many, bytes_each>::BufferGroup() {
   }
 }
 
-template <unsigned short group_number, unsigned how_many, std::size_t bytes_each>
-BufferGroup<group_number, how_many, bytes_each>::~BufferGroup() {
+template <unsigned short group_number, unsigned how_many_first, unsigned how_many, std::size_t bytes_each>
+BufferGroup<group_number, how_many_first, how_many, bytes_each>::~BufferGroup() {
   ::munmap(shared_, count * sizeof(io_uring_buf));
   ::munmap(memory_, count * size);
 }
 
-template <unsigned short group_number, unsigned how_many, std::size_t bytes_each>
-bool BufferGroup<group_number, how_many, bytes_each>::attach(Ring& ring) noexcept {
+template <unsigned short group_number, unsigned how_many_first, unsigned how_many, std::size_t bytes_each>
+bool BufferGroup<group_number, how_many_first, how_many, bytes_each>::attach(Ring& ring) noexcept {
   ::io_uring_buf_ring_init(static_cast<io_uring_buf_ring*>(shared_));
   if (!ring.register_buffers(shared_, count, group)) return false;
-  for (unsigned id = 0; id < count; ++id) {
+  for (unsigned id = 0; id < used_; ++id) {
     if (pieces_[id].bytes == 0) give_back(static_cast<std::uint16_t>(id));
   }
   return true;
 }
 
-template <unsigned short group_number, unsigned how_many, std::size_t bytes_each>
-void BufferGroup<group_number, how_many, bytes_each>::give_back(std::uint16_t id) noexcept {
+template <unsigned short group_number, unsigned how_many_first, unsigned how_many, std::size_t bytes_each>
+void BufferGroup<group_number, how_many_first, how_many, bytes_each>::give_back(std::uint16_t id) noexcept {
   pieces_[id] = {};
   auto* shared = static_cast<io_uring_buf_ring*>(shared_);
   ::io_uring_buf_ring_add(shared, memory_ + id * size, size, id, ::io_uring_buf_ring_mask(count), 0);
   ::io_uring_buf_ring_advance(shared, 1);
 }
 
-template class BufferGroup<ReceiveBuffers::group, ReceiveBuffers::count, ReceiveBuffers::size>;
-template class BufferGroup<DatagramBuffers::group, DatagramBuffers::count, DatagramBuffers::size>;
+template <unsigned short group_number, unsigned how_many_first, unsigned how_many, std::size_t bytes_each>
+void BufferGroup<group_number, how_many_first, how_many, bytes_each>::grow() noexcept {
+  const unsigned more = std::min(2 * used_, count);
+  while (used_ < more) give_back(static_cast<std::uint16_t>(used_++));
+}
+
+template class BufferGroup<0, 128, 1024, 16 * 1024>;
+template class BufferGroup<1, 64, 64, 68 * 1024>;
 
 ReceivedDatagram datagram_in(std::span<const std::byte> piece) noexcept {
   io_uring_recvmsg_out about;

@@ -249,7 +249,9 @@ void SocketTransport::complete(int result, unsigned flags) noexcept {
       ended_ = true;
     } else if (result == -EAGAIN) {
       nonblocking_ = true;
-    } else if (result != -ENOBUFS && result != -EINTR && result != -ECANCELED) {
+    } else if (result == -ENOBUFS) {
+      if (pieces_.empty() && !polls_) network_.proactor.buffers().grow();
+    } else if (result != -EINTR && result != -ECANCELED) {
       read_error_ = -result;
     }
   }
