@@ -17,11 +17,13 @@ struct Listen {
   std::string host = "127.0.0.1";
   int port = 0;
   unsigned workers = 1;
+  unsigned spin_us = 0;
 
   // `loops`: whether the server can use several.
   void add_to(CLI::App& app, bool loops = true) {
     app.add_option("--host", host, "the name or address to listen on")->capture_default_str();
     app.add_option("--port", port, "the port; 0: one that is free")->check(CLI::Range(0, 65535));
+    app.add_option("--spin-us", spin_us, "how long a loop looks for work before it sleeps")->capture_default_str();
     if (!loops) return;
     app.add_option("--workers", workers, "loops, each on a thread; 0: one for each processor")->capture_default_str();
   }
@@ -51,7 +53,7 @@ inline ouro::Coroutine<> serve(ouro::Server server) {
 template <class Main>
 int run(Main main, const Listen& listen) {
   try {
-    ouro::run(std::move(main), {.workers = listen.workers});
+    ouro::run(std::move(main), {.workers = listen.workers, .spin = std::chrono::microseconds(listen.spin_us)});
     return EXIT_SUCCESS;
   } catch (const ouro::KeyboardInterrupt&) {
     return EXIT_SUCCESS;
