@@ -1,5 +1,5 @@
-// Connects to a server and goes away again, N times: churn PORT N. Every second one says a byte and waits for the answer;
-// every third one goes with a reset. Prints one RESULT line.
+// Connects to a server and goes away again, N times: churn PORT N. Every second one says a byte and waits for the
+// answer; every third one goes with a reset. Prints one RESULT line.
 #include <arpa/inet.h>
 #include <sys/socket.h>
 #include <unistd.h>

@@ -25,8 +25,8 @@ class Proactor;
 class ServerState;
 class SocketTransport;
 
-// Chunks of what waits to be sent that may be used again: so many are kept at most. From malloc each would come anew out
-// of the kernel in every turn of a busy loop: it returns what is free at the end of its heap.
+// Chunks of what waits to be sent that may be used again: so many are kept at most. From malloc each would come anew
+// out of the kernel in every turn of a busy loop: it returns what is free at the end of its heap.
 template <std::size_t bytes_each, unsigned kept_max>
 class ChunkCache {
  public:

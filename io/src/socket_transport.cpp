@@ -25,9 +25,9 @@
 // Sending. What a protocol writes in small pieces from inside a callback is gathered, and queued when that returns: the
 // requests of all transports go to the kernel together, at the end of the turn, so that the other sides are not woken
 // one by one (with a system call for each, 64 connections of 64 bytes took 1.2 to 1.6 times the time, of 16 KiB 1.4).
-// So do pieces up to 64 KiB, and those of write_soon(), from wherever: their request is made at once, and filled up until
-// it reaches the kernel. What is sent on as it was received stays where the kernel put it. Any other write is a system
-// call at once while nothing is queued: it copies nothing. What the kernel does not take is copied into the queue.
+// So do pieces up to 64 KiB, and those of write_soon(), from wherever: their request is made at once, and filled up
+// until it reaches the kernel. What is sent on as it was received stays where the kernel put it. Any other write is a
+// system call at once, if nothing is queued: it copies nothing. What the kernel does not take is copied into the queue.
 //
 // Writing inside pause_writing() is allowed, and goes behind what was written before. So wherever that may be called,
 // what its writes change must be in order: the cork is emptied before it is filled again, and what it held is queued
@@ -50,7 +50,6 @@
 #include <cerrno>
 #include <cstring>
 #include <utility>
-#include <vector>
 
 #include <ouro/io/errors.hpp>
 #include <ouro/io/event_loop.hpp>

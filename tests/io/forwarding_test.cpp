@@ -1,5 +1,5 @@
-// The buffers that are received into. What is sent on as it was received is not copied: it arrives whole, however slowly
-// it is taken, and those who do not take it stop nobody.
+// The buffers that are received into. What is sent on as it was received is not copied: it arrives whole, however
+// slowly it is taken, and those who do not take it stop nobody.
 #include <gmock/gmock.h>
 
 #include <sys/socket.h>
