@@ -105,6 +105,7 @@ class Network {
   Proactor& proactor;
   Cork cork;
   Given given;
+  std::size_t queued = 0;  // bytes of the chunks of all queues
   SmallChunks small_chunks;
   LargeChunks large_chunks;
 

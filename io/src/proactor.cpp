@@ -379,8 +379,14 @@ template <class Buffers>
 bool Proactor::has_buffers(std::unique_ptr<Buffers>& buffers, std::optional<bool>& known) {
   if (OURO_UNLIKELY(!attached())) attach();
   if (OURO_UNLIKELY(!known)) {
-    if (ring_->features().multishot_receive && !buffers) buffers = std::make_unique<Buffers>();
-    known = ring_->features().multishot_receive && buffers->attach(*ring_);
+    if (ring_->features().multishot_receive && !buffers) {
+      try {
+        buffers = std::make_unique<Buffers>();
+      } catch (const OSError&) {
+        // So much address space is not allowed: it goes without, too.
+      }
+    }
+    known = ring_->features().multishot_receive && buffers && buffers->attach(*ring_);
   }
   return *known;
 }

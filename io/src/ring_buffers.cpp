@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstring>
 #include <new>
+#include <utility>
 
 #include <ouro/io/errors.hpp>
 
@@ -64,7 +65,8 @@ void BufferGroup<group_number, how_many_first, how_many, bytes_each>::give_back(
 }
 
 template <unsigned short group_number, unsigned how_many_first, unsigned how_many, std::size_t bytes_each>
-void BufferGroup<group_number, how_many_first, how_many, bytes_each>::grow() noexcept {
+void BufferGroup<group_number, how_many_first, how_many, bytes_each>::grow(std::uint64_t call) noexcept {
+  if (std::exchange(grown_at_, call) == call) return;
   const unsigned more = std::min(2 * used_, count);
   while (used_ < more) give_back(static_cast<std::uint16_t>(used_++));
 }

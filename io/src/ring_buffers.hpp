@@ -43,8 +43,8 @@ class BufferGroup {
   // Gives the kernel all that hold no piece, for this ring. False if it refuses.
   bool attach(Ring& ring) noexcept;
 
-  // There were too few.
-  void grow() noexcept;
+  // There were too few. What one call of the kernel says many times counts once.
+  void grow(std::uint64_t call) noexcept;
 
   // Pieces in the order in which they came.
   struct List {
@@ -53,7 +53,7 @@ class BufferGroup {
     bool empty() const noexcept { return first == none; }
   };
   void push(List& list, std::uint16_t id, std::size_t bytes) noexcept {
-    pieces_[id] = {static_cast<std::uint32_t>(bytes), none, 1};
+    pieces_[id] = {static_cast<std::uint32_t>(bytes), none, 1, false};
     (list.empty() ? list.first : pieces_[list.last].next) = id;
     list.last = id;
   }
@@ -66,22 +66,25 @@ class BufferGroup {
   // The buffer is the kernel's again.
   void give_back(std::uint16_t id) noexcept;
 
-  // The piece stays until return_lent(), too. False if too many are lent.
+  // One more needs the piece, until it releases it. False if too many are lent.
   bool lend(std::uint16_t id) noexcept {
-    if (lent_ >= lent_max()) return false;
-    ++lent_;
-    ++pieces_[id].users;
+    Piece& piece = pieces_[id];
+    if (!piece.lent) {
+      if (lent_ >= lent_max()) return false;
+      piece.lent = true;
+      ++lent_;
+    }
+    ++piece.users;
     return true;
-  }
-  void return_lent(std::uint16_t id) noexcept {
-    --lent_;
-    release(id);
   }
   unsigned lent() const noexcept { return lent_; }
   unsigned lent_max() const noexcept { return used_ / 2; }
-  // Whoever popped it needs it no more.
+  // Whoever popped it, or borrowed it, needs it no more.
   void release(std::uint16_t id) noexcept {
-    if (--pieces_[id].users == 0) give_back(id);
+    Piece& piece = pieces_[id];
+    if (--piece.users != 0) return;
+    if (piece.lent) --lent_;
+    give_back(id);
   }
 
  private:
@@ -89,12 +92,14 @@ class BufferGroup {
     std::uint32_t bytes;  // 0: the kernel's
     std::uint16_t next;
     std::uint16_t users;
+    bool lent;
   };
 
   std::byte* memory_ = nullptr;  // of the buffers
   void* shared_ = nullptr;       // the ring of those that are the kernel's
   Piece pieces_[count] = {};
   unsigned used_ = how_many_first;
+  std::uint64_t grown_at_ = ~std::uint64_t{0};
   unsigned lent_ = 0;
 };
 

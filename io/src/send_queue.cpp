@@ -21,10 +21,8 @@ struct SendQueue::Chunk {
   std::size_t begin;  // what has been sent
   std::size_t end;    // what has been written
   std::size_t capacity;
-  std::byte* data;  // behind this, or in a piece
-  std::uint16_t piece;
-
-  bool is_lent() const noexcept { return data != reinterpret_cast<const std::byte*>(this + 1); }
+  std::byte* data;      // behind this, or in a piece
+  std::uint16_t piece;  // or none
 };
 
 SendQueue::Chunk* SendQueue::make(std::size_t capacity) {
@@ -32,16 +30,18 @@ SendQueue::Chunk* SendQueue::make(std::size_t capacity) {
   void* const memory = bytes == SmallChunks::chunk_bytes   ? network_.small_chunks.take()
                        : bytes == LargeChunks::chunk_bytes ? network_.large_chunks.take()
                                                            : allocate_frame(bytes);
-  Chunk* const chunk = ::new (memory) Chunk{nullptr, 0, 0, capacity, nullptr, 0};
+  Chunk* const chunk = ::new (memory) Chunk{nullptr, 0, 0, capacity, nullptr, ReceiveBuffers::none};
   chunk->data = reinterpret_cast<std::byte*>(chunk + 1);
+  network_.queued += capacity;
   return chunk;
 }
 
 void SendQueue::free(Chunk* chunk) noexcept {
-  if (chunk->is_lent()) {
-    network_.proactor.buffers().return_lent(chunk->piece);
+  if (chunk->piece != ReceiveBuffers::none) {
+    network_.proactor.buffers().release(chunk->piece);
     return free_frame(chunk, sizeof(Chunk));
   }
+  network_.queued -= chunk->capacity;
   const std::size_t bytes = sizeof(Chunk) + chunk->capacity;
   if (bytes == SmallChunks::chunk_bytes) return network_.small_chunks.give_back(chunk);
   if (bytes == LargeChunks::chunk_bytes) return network_.large_chunks.give_back(chunk);

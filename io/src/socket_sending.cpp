@@ -23,8 +23,10 @@ namespace ouro::detail {
 namespace {
 
 constexpr std::uint8_t drops_reported = 5;
-// What is written inside a callback, and is not larger, waits for the end of the turn.
+// What is written inside a callback, and is not larger, waits for the end of the turn; what is not small only while all
+// transports together have not more waiting.
 constexpr std::size_t soon_max = 64 * 1024;
+constexpr std::size_t queued_max = 4 * 1024 * 1024;
 
 }  // namespace
 
@@ -59,15 +61,20 @@ void SocketTransport::write(std::span<const std::byte> data) {
       return;
     }
   }
-  if (cork.owner && data.size() <= soon_max) return send_soon(data);
+  if (cork.owner && may_wait(data.size())) return send_soon(data);
   send(data);
 }
 
+// Not in the child of a fork(), which has no loop that would send it, nor where no loop runs yet.
+bool SocketTransport::may_wait(std::size_t bytes) const noexcept {
+  return is_here() && bytes <= soon_max && (bytes <= Network::Cork::size / 4 || network_.queued < queued_max);
+}
+
 void SocketTransport::write_soon(std::span<const std::byte> data) {
-  if (data.size() > soon_max || is_elsewhere()) return write(data);
+  if (is_elsewhere()) return write(data);
   if (OURO_UNLIKELY(drop_write()) || data.empty()) return;
   if (network_.cork.owner == this) return write(data);
-  send_soon(data);
+  may_wait(data.size()) ? send_soon(data) : send(data);
 }
 
 // The request reaches the kernel with all others of this turn.
@@ -147,7 +154,10 @@ void SocketTransport::enqueue(std::span<const std::byte> data) {
     // Who has not taken what it was sent before gets copies.
     if (!lends || !queue_->append_given(data)) queue_->append(data);
   } catch (const std::bad_alloc&) {
-    fail("Fatal write error on socket transport", std::current_exception());
+    // Closed first: what an exception handler writes must not follow a gap.
+    const std::exception_ptr error = std::current_exception();
+    force_close(error);
+    report("Fatal write error on socket transport", error);
   }
 }
 

@@ -249,7 +249,7 @@ void SocketTransport::complete(int result, unsigned flags) noexcept {
     } else if (result == -EAGAIN) {
       nonblocking_ = true;
     } else if (result == -ENOBUFS) {
-      if (pieces_.empty() && !polls_) network_.proactor.buffers().grow();
+      if (pieces_.empty() && !polls_) network_.proactor.buffers().grow(network_.proactor.submissions());
     } else if (result != -EINTR && result != -ECANCELED) {
       read_error_ = -result;
     }

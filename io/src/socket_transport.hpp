@@ -119,6 +119,7 @@ class SocketTransport final : public Transport,
   void tell_eof();
 
   bool drop_write();
+  bool may_wait(std::size_t bytes) const noexcept;
   void send(std::span<const std::byte> data);
   void send_soon(std::span<const std::byte> data);
   void enqueue(std::span<const std::byte> data);

@@ -229,9 +229,9 @@ void StreamWriter::do_there(F f) {
 }
 
 void StreamWriter::write_eof() {
-  const bool here = writes_here();
+  // First: what other loops have written until then is sent before the end, and they write nothing from then on.
   protocol_->flow_.end();
-  if (here) return transport_->write_eof();
+  if (writes_here()) return transport_->write_eof();
   do_there([](Transport& transport) { transport.write_eof(); });
 }
 

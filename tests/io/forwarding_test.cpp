@@ -3,7 +3,10 @@
 #include <gmock/gmock.h>
 
 #include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <functional>
 #include <memory>
@@ -167,6 +170,97 @@ TEST_F(ForwardingTest, ThoseWhoDoNotTakeItStopNobody) {
     for (Chain& one : stuck) co_await end(one);
     co_await end(chain);
     EXPECT_EQ(lent_buffers(), 0U);
+  });
+}
+
+// However many it is written to, it is one buffer.
+TEST_F(ForwardingTest, APieceForManyIsLentOnce) {
+  run([]() -> Coroutine<> {
+    std::vector<Wire> receivers;
+    for (int i = 0; i < 100; ++i) receivers.push_back(co_await make_wire());
+    unsigned most = 0;
+    auto pass = [&receivers, &most](Transport&, std::span<const std::byte> data) {
+      for (Wire& wire : receivers) wire.left->write(data);
+      most = std::max(most, lent_buffers());
+    };
+    Chain chain = co_await make_chain(pass);
+    const std::string data = pattern(10'000);
+    chain.in.left->write(data);
+    for (Wire& wire : receivers) {
+      co_await until([&] { return wire.right_record->received.size() == data.size(); });
+      EXPECT_TRUE(wire.right_record->received == data);
+    }
+    EXPECT_EQ(most, kernel_chooses_buffers() ? 1U : 0U);
+    EXPECT_EQ(lent_buffers(), 0U);
+    for (Wire& wire : receivers) wire.left->close();
+    for (Wire& wire : receivers) {
+      co_await until([&wire] { return wire.left_record->lost() && wire.right_record->lost(); });
+    }
+    co_await end(chain);
+  });
+}
+
+// What waits for the end of a turn is not without bound: beyond it the kernel is asked at once.
+TEST_F(ForwardingTest, WhatAllHoldTogetherIsBounded) {
+  run([]() -> Coroutine<> {
+    std::vector<Wire> receivers;
+    for (int i = 0; i < 200; ++i) receivers.push_back(co_await make_wire());
+    const std::string data = pattern(60'000);
+    std::size_t most = 0;
+    auto pass = [&receivers, &most, &data](Transport&, std::span<const std::byte>) {
+      for (Wire& wire : receivers) wire.left->write(data);
+      most = detail::network_of(get_running_loop()).queued;
+    };
+    Chain chain = co_await make_chain(pass);
+    chain.in.left->write("go");
+    for (Wire& wire : receivers) {
+      co_await until([&] { return wire.right_record->received.size() == data.size(); });
+      EXPECT_TRUE(wire.right_record->received == data);
+    }
+    EXPECT_GT(most, 1U << 20);
+    EXPECT_LT(most, 5U << 20);
+    for (Wire& wire : receivers) wire.left->close();
+    for (Wire& wire : receivers) {
+      co_await until([&wire] { return wire.left_record->lost() && wire.right_record->lost(); });
+    }
+    co_await end(chain);
+    EXPECT_EQ(detail::network_of(get_running_loop()).queued, 0U);
+  });
+}
+
+// There is no end of a turn that would send it.
+TEST(WritingOutsideOfARun, IsSentAtOnce) {
+  auto [ours, theirs] = Socket::pair();
+  const std::string data = pattern(10'000);
+  std::string got(data.size(), '\0');
+  {
+    EventLoop loop;
+    auto connect = [&ours]() -> Coroutine<Streams> { return open_connection(std::move(ours)); };
+    Streams streams = loop.run_until_complete(connect());
+    streams.second.write(data);
+    EXPECT_EQ(::recv(theirs.fileno(), got.data(), got.size(), MSG_WAITALL | MSG_DONTWAIT),
+              static_cast<ssize_t>(data.size()));
+  }
+  EXPECT_TRUE(got == data);
+}
+
+// In a child the loop is gone, its sockets are not.
+TEST_F(ForwardingTest, TheChildOfAForkInACallbackCanWrite) {
+  run([]() -> Coroutine<> {
+    const std::string data = pattern(10'000);
+    pid_t child = 0;
+    auto pass = [&child, &data](Transport& to, std::span<const std::byte>) {
+      child = ::fork();
+      if (child != 0) return;
+      to.write(data);
+      ::_exit(0);
+    };
+    Chain chain = co_await make_chain(pass);
+    chain.in.left->write("go");
+    co_await until([&] { return chain.out.right_record->received.size() == data.size(); });
+    EXPECT_TRUE(chain.out.right_record->received == data);
+    EXPECT_EQ(::waitpid(child, nullptr, 0), child);
+    co_await end(chain);
   });
 }
 

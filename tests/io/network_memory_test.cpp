@@ -101,9 +101,29 @@ Coroutine<> both_lost(Wire& wire) {
   co_await until([&wire] { return wire.left_record->lost() && wire.right_record->lost(); });
 }
 
+// A handler of the loop's that writes to the transport of which it is told: that would follow a gap.
+class WritingHandler {
+ public:
+  explicit WritingHandler(Transport& transport) {
+    loop_.set_exception_handler([&transport, before = before_](EventLoop& loop, const ExceptionContext& context) {
+      const long left = std::exchange(allocations_left, -1);
+      transport.write("late");
+      allocations_left = left;
+      before(loop, context);
+    });
+  }
+  ~WritingHandler() { loop_.set_exception_handler(before_); }
+  WritingHandler(const WritingHandler&) = delete;
+
+ private:
+  EventLoop& loop_ = get_running_loop();
+  const EventLoop::ExceptionHandler before_ = loop_.get_exception_handler();
+};
+
 // Writes while the n-th allocation fails, and more when allocations succeed again. False: none was left to fail.
 Coroutine<bool> fails_at(long n, const Way& way, const std::string& data) {
   Wire wire = co_await make_wire();
+  const WritingHandler handler(*wire.left);
   Pen pen{wire.left.get()};
   pen.taken.reserve(data.size() + 10);
   const auto write = [&] {
