@@ -246,6 +246,7 @@ TEST(WritingOutsideOfARun, IsSentAtOnce) {
 
 // In a child the loop is gone, its sockets are not.
 TEST_F(ForwardingTest, TheChildOfAForkInACallbackCanWrite) {
+  OURO_TEST_ALONE("a transport of a group hands what is written without a loop to its own loop");
   run([]() -> Coroutine<> {
     const std::string data = pattern(10'000);
     pid_t child = 0;
