@@ -81,7 +81,7 @@ TEST_F(ServersTest, ServeOnAPortOfTheKernelsChoice) {
     const Address address = sockets[0].getsockname();
     EXPECT_NE(address.port(), 0);
     std::vector<Socket> clients;
-    for (int i = 0; i < 150; ++i) {  // more than the backlog
+    for (int i = 0; i < 150; ++i) {
       clients.push_back(co_await connected_to(address));
       const std::string answer = co_await echoed(clients.back(), pattern(100));
       EXPECT_EQ(answer, pattern(100));

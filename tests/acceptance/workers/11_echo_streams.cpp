@@ -27,9 +27,7 @@ ouro::Coroutine<std::string> ask(int port, int i) {
 }
 
 ouro::Coroutine<> run() {
-  // All come at once. Beyond the queue the kernel sends SYN cookies, of which two processors may make two connections.
-  const ouro::ServerOptions options{.backlog = 500};
-  auto server = co_await ouro::start_server(echo, "127.0.0.1", 0, ouro::StreamOptions(), options);
+  auto server = co_await ouro::start_server(echo, "127.0.0.1", 0);
   const int port = server.sockets().front().getsockname().port();
   std::vector<ouro::Coroutine<std::string>> clients;
   for (int i = 0; i < 500; ++i) clients.push_back(ask(port, i));

@@ -76,7 +76,7 @@ class ProtocolOf : public StreamProtocol {
 // A protocol that gets what was received as it came.
 class OURO_EXPORT Protocol : public detail::ProtocolOf<detail::StreamProtocol::Form::received> {
  public:
-  // Lifetime: the data, until it returns.
+  // Lifetime: the data, until it returns. They are not to be changed: what is written of them may be sent from there.
   virtual void data_received(std::span<const std::byte> data);
 };
 

@@ -19,9 +19,11 @@ namespace detail {
 class ServerState;
 }  // namespace detail
 
+// asyncio's backlog is 100. When a burst overflows it Linux sends SYN cookies, from which, where processors are busy,
+// it may make a second connection of one that has ended: nobody is at its other end, and its handler waits for ever.
 struct ServerOptions {
   int family = 0;              // AF_INET or AF_INET6 alone
-  int backlog = 100;           // connections that may wait to be accepted
+  int backlog = 1024;          // connections that may wait to be accepted
   bool reuse_address = true;   // a port whose last connections still linger
   bool reuse_port = false;     // several servers of one port, among which the kernel distributes connections
   bool keep_alive = false;     // ask the other side now and then whether it is still there
