@@ -111,7 +111,7 @@ TEST_P(GroupServers, ALoopThatTakesNoneGetsNoMore) {
     Tally tally;
     EventLoop& home = *workers().front();
     const auto connect = [&]() -> Coroutine<> {
-      Server server = co_await home.create_server(guests(tally), "127.0.0.1", 0);
+      Server server = co_await home.create_server(guests(tally), "127.0.0.1", 0, {.backlog = 100});
       std::atomic<std::size_t> busy{0};
       std::atomic<bool> go_on{false};
       for (EventLoop* loop : workers()) {
